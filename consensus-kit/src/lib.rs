@@ -1,0 +1,1 @@
+//! What in-process consensus backends share: a durable log of votes and entries, a framed peer transport, founding.

@@ -1,0 +1,8 @@
+//! The broker of Quorate: everything but the process around it and the consensus under it.
+//!
+//! See `ARCHITECTURE.md` for the map. Nothing here names a consensus backend, and nothing here opens a socket or a
+//! file but through [`runtime`].
+
+pub mod consensus;
+pub mod ids;
+pub mod runtime;

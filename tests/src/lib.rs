@@ -1,0 +1,1 @@
+//! Conformance suite, cluster harness, history checker, simulator, benchmarks.
