@@ -5,4 +5,5 @@
 
 pub mod consensus;
 pub mod ids;
+pub mod protocol;
 pub mod runtime;

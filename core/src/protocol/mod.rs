@@ -1,0 +1,4 @@
+//! Kafka on the wire and in the log: frames, requests and responses, record batches. Versions end here.
+
+pub mod batch;
+pub mod compression;
