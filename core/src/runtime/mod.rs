@@ -8,6 +8,7 @@ mod clock;
 mod disk;
 mod network;
 mod rng;
+pub mod simulated;
 mod tasks;
 
 pub use clock::{Clock, Elapsed, Moment};

@@ -1,0 +1,10 @@
+//! The world in one process: a disk that loses what was not synced, a network that can be cut. Both take all their
+//! choices from a seed and all their delays from a [`Clock`](super::Clock), so that a run can be replayed.
+
+mod content;
+mod disk;
+#[cfg(test)]
+mod disk_test;
+mod names;
+
+pub use disk::{Fault, Keep, SimulatedDisk};
