@@ -5,5 +5,6 @@
 
 pub mod consensus;
 pub mod ids;
+pub mod metadata;
 pub mod protocol;
 pub mod runtime;
