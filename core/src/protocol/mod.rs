@@ -1,4 +1,8 @@
 //! Kafka on the wire and in the log: frames, requests and responses, record batches. Versions end here.
 
+pub mod apis;
 pub mod batch;
 pub mod compression;
+pub mod errors;
+pub mod header;
+pub mod primitives;
