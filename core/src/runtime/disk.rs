@@ -10,6 +10,38 @@ use std::{
 
 use async_trait::async_trait;
 
+/// Replaces a small file as a whole and durably: after a crash it has the old content or the new one. Blocks.
+///
+/// # Errors
+/// As the system says; the old content stands then, or the new one.
+pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
+    let file = disk.open(temporary, Open::Write)?;
+    file.set_len(0)?;
+    file.write_at(&mut [IoSlice::new(content)], 0)?;
+    file.sync_now()?;
+    disk.rename(temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder))
+}
+
+/// Reads a small file as a whole.
+///
+/// # Errors
+/// As the system says; [`io::ErrorKind::FileTooLarge`] above `bytes_max`, so that a wrong file costs no memory.
+pub fn read_file(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, Open::Read)?;
+    let len = file.len()?;
+    if len > bytes_max {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut content = vec![0; usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?];
+    let read = file.read_at(&mut content, 0)?;
+    content.truncate(read);
+    Ok(content)
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -104,6 +136,12 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     async fn sync(&self) -> io::Result<()>;
+    /// As [`DiskFile::sync`], before it returns: for the rare moment that must be durable before anything goes on, as
+    /// the cut of a log or a small checkpoint. Never on the path of a record.
+    ///
+    /// # Errors
+    /// As [`DiskFile::sync`].
+    fn sync_now(&self) -> io::Result<()>;
     /// The descriptor, where there is one, for `sendfile` and `sync_file_range`.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -169,6 +207,9 @@ impl Disk for RealDisk {
 
 struct RealFile(fs::File);
 
+/// Slices that one system call takes (`IOV_MAX`).
+const SLICES_MAX: usize = 1024;
+
 #[async_trait]
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -187,7 +228,8 @@ impl DiskFile for RealFile {
     fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            let written = match rustix::io::pwritev(&self.0, slices, offset) {
+            let fits = slices.len().min(SLICES_MAX);
+            let written = match rustix::io::pwritev(&self.0, slices.get(..fits).unwrap_or_default(), offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -208,6 +250,10 @@ impl DiskFile for RealFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_now(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 

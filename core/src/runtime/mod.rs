@@ -12,7 +12,7 @@ pub mod simulated;
 mod tasks;
 
 pub use clock::{Clock, Elapsed, Moment};
-pub use disk::{Disk, DiskFile, Open, RealDisk};
+pub use disk::{Disk, DiskFile, Open, RealDisk, read_file, replace_file};
 pub use network::{Connection, Listener, Network, RealNetwork};
 pub use rng::Rng;
 pub use tasks::TaskScope;

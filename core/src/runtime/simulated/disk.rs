@@ -413,6 +413,22 @@ impl DiskFile for SimulatedFile {
         Ok(())
     }
 
+    fn sync_now(&self) -> io::Result<()> {
+        let mut state = self.disk.0.state.lock();
+        self.living(&state)?;
+        state.operate()?;
+        let mut content = self.content.lock();
+        let flush = content.begin_flush();
+        if state.strikes(&self.path, Fault::FailSync) {
+            content.fail_flush(&flush);
+            return Err(eio());
+        }
+        if !state.strikes(&self.path, Fault::ForgetSync) {
+            content.finish_flush(&flush);
+        }
+        Ok(())
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
