@@ -2,7 +2,9 @@
 
 pub mod apis;
 pub mod batch;
+pub mod builder;
 pub mod compression;
 pub mod errors;
 pub mod header;
 pub mod primitives;
+pub mod records;
