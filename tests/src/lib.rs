@@ -1,1 +1,5 @@
 //! Conformance suite, cluster harness, history checker, simulator, benchmarks.
+
+pub mod clients;
+pub mod cluster;
+pub mod history;

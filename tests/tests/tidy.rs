@@ -1,0 +1,153 @@
+//! Style as a test: who may import whom, how large files may be, and what may not be written anywhere.
+#![expect(clippy::disallowed_methods, reason = "a test reads the checkout")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What each room of `core` may import from the others. Whatever is not listed is forbidden.
+const ROOMS: [(&str, &[&str]); 11] = [
+    ("ids", &[]),
+    ("runtime", &[]),
+    ("consensus", &["ids", "runtime"]),
+    ("protocol", &["ids", "runtime"]),
+    ("log", &["ids", "runtime", "protocol"]),
+    ("metadata", &["ids", "consensus"]),
+    ("controller", &["ids", "consensus", "metadata", "runtime"]),
+    ("partition", &["ids", "runtime", "protocol", "log", "metadata"]),
+    ("broker", &["ids", "runtime", "consensus", "protocol", "log", "metadata", "controller", "partition"]),
+    (
+        "handler",
+        &["ids", "runtime", "consensus", "protocol", "log", "metadata", "controller", "partition", "broker"],
+    ),
+    ("lib", &[]),
+];
+
+/// Files may have this many lines; nine of ten stay below [`USUAL_LINES`].
+const MOST_LINES: usize = 600;
+const USUAL_LINES: usize = 400;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn tracked(endings: &[&str]) -> Vec<(String, String)> {
+    let out = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output().expect("git");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let names = String::from_utf8(out.stdout).expect("names in UTF-8");
+    let names = names.split('\0').filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    names.filter_map(|name| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?))).collect()
+}
+
+/// A file without its unit tests.
+fn production(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+#[test]
+fn rooms_import_only_what_the_table_allows() {
+    let rooms: BTreeMap<_, _> = ROOMS.into_iter().collect();
+    let mut wrong = Vec::new();
+    for (name, text) in tracked(&[".rs"]) {
+        let Some(path) = name.strip_prefix("core/src/") else { continue };
+        let room = path.split(['/', '.']).next().expect("a room");
+        let Some(allowed) = rooms.get(room) else {
+            wrong.push(format!("{name}: the room '{room}' is not in the table"));
+            continue;
+        };
+        for (at, line) in production(&text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            for used in code.split("crate::").skip(1) {
+                let used: Vec<&str> = match used.strip_prefix('{') {
+                    Some(list) => list.split([',', '}']).map(str::trim).collect(),
+                    None => vec![used],
+                };
+                for used in used {
+                    let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
+                    if rooms.contains_key(used) && used != room && !allowed.contains(&used) {
+                        wrong.push(format!("{name}:{}: '{room}' may not import '{used}'", at + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn core_names_no_backend_and_only_the_server_does() {
+    let backends = ["raftrs", "etcd", "openraft"];
+    let mut wrong = Vec::new();
+    for (name, text) in tracked(&[".rs"]) {
+        let inside = name.starts_with("core/src/");
+        let other = name.starts_with("consensus-");
+        for (at, line) in production(&text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if inside && backends.iter().any(|backend| code.contains(&format!("consensus_{backend}"))) {
+                wrong.push(format!("{name}:{}: core names a backend", at + 1));
+            }
+            let own = name.split('/').next().unwrap_or("").replace('-', "_");
+            if other
+                && code.contains("quorate_consensus_")
+                && !code.contains(&format!("quorate_{own}"))
+                && !code.contains("quorate_consensus_kit")
+            {
+                wrong.push(format!("{name}:{}: backends do not know each other", at + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_awaited_between_main_and_the_start_of_the_backend() {
+    let (_, backend) = tracked(&["server/src/backend.rs"]).pop().expect("server/src/backend.rs");
+    assert!(!production(&backend).contains("async "), "choosing and constructing a backend is synchronous");
+    for (name, text) in tracked(&["/config.rs"]) {
+        assert!(!production(&text).contains("async fn"), "{name}: configuration is synchronous");
+    }
+}
+
+#[test]
+fn files_stay_small() {
+    let files: Vec<(String, usize)> = tracked(&[".rs", ".go", ".py", ".java"])
+        .into_iter()
+        .map(|(name, text)| (name, text.lines().count()))
+        .collect();
+    let above = |limit: usize| files.iter().filter(|(_, lines)| *lines > limit).collect::<Vec<_>>();
+    assert!(above(MOST_LINES).is_empty(), "above {MOST_LINES} lines: {:?}", above(MOST_LINES));
+    let usual = above(USUAL_LINES);
+    assert!(
+        usual.len() * 10 <= files.len(),
+        "more than one file of ten is above {USUAL_LINES} lines: {usual:?}"
+    );
+}
+
+#[test]
+fn every_crate_inherits_the_lints() {
+    for (name, text) in tracked(&["Cargo.toml"]) {
+        if name != "Cargo.toml" {
+            assert!(
+                text.contains("[lints]\nworkspace = true"),
+                "{name} does not inherit the workspace's lints"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let banned = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX"].map(|word| word.to_owned());
+    let mut wrong = Vec::new();
+    for (name, text) in tracked(&[".rs", ".go", ".py", ".java", ".sh", "Makefile", ".md"]) {
+        for (at, line) in text.lines().enumerate() {
+            if !name.ends_with("tidy.rs") && banned.iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{name}:{}: {line}", at + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
