@@ -5,6 +5,7 @@ pub mod batch;
 pub mod builder;
 pub mod compression;
 pub mod errors;
+pub mod frame;
 pub mod header;
 pub mod primitives;
 pub mod records;

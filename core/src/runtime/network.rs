@@ -9,10 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, Interest, ReadBuf},
+    net::{TcpListener, TcpStream, tcp},
     sync::mpsc,
 };
+
+use super::DiskFile;
 
 /// The network of one node.
 #[async_trait]
@@ -37,6 +39,88 @@ pub enum Connection {
     Tcp(TcpStream),
     /// Inside one process, for simulation.
     Memory(DuplexStream),
+}
+
+impl Connection {
+    /// Both directions, each with an owner of its own. The writing half closes its direction when dropped.
+    #[must_use]
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+            }
+            Self::Memory(stream) => {
+                let (read, write) = tokio::io::split(stream);
+                (ReadHalf::Memory(read), WriteHalf::Memory(write))
+            }
+        }
+    }
+}
+
+/// The receiving direction of a connection.
+#[derive(Debug)]
+pub enum ReadHalf {
+    /// Of a TCP socket.
+    Tcp(tcp::OwnedReadHalf),
+    /// Inside one process.
+    Memory(tokio::io::ReadHalf<DuplexStream>),
+}
+
+/// The sending direction of a connection.
+#[derive(Debug)]
+pub enum WriteHalf {
+    /// Of a TCP socket.
+    Tcp(tcp::OwnedWriteHalf),
+    /// Inside one process.
+    Memory(tokio::io::WriteHalf<DuplexStream>),
+}
+
+/// What is copied at once where the kernel cannot send a file by itself.
+const COPY_BYTES: usize = 64 << 10;
+
+impl WriteHalf {
+    /// Sends a part of a file, by the kernel alone where both ends permit it. Not cancel safe: a part may have been
+    /// sent.
+    ///
+    /// # Errors
+    /// As the system says; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
+    pub async fn send_file(&mut self, file: &dyn DiskFile, mut offset: u64, length: usize) -> io::Result<()> {
+        let mut left = length;
+        if let (Self::Tcp(half), true) = (&*self, file.descriptor().is_some()) {
+            let socket: &TcpStream = half.as_ref();
+            while left > 0 {
+                socket.writable().await?;
+                let sent = socket.try_io(Interest::WRITABLE, || {
+                    let source = file.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+                    Ok(rustix::fs::sendfile(socket, source, Some(&mut offset), left)?)
+                });
+                match sent {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(count) => left = left.saturating_sub(count),
+                    Err(error) if retriable(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(());
+        }
+        let mut buffer = vec![0; left.min(COPY_BYTES)];
+        while left > 0 {
+            let step = left.min(buffer.len());
+            let part = buffer.get_mut(..step).unwrap_or_default();
+            if file.read_at(part, offset)? < step {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.write_all(part).await?;
+            offset += step as u64;
+            left -= step;
+        }
+        Ok(())
+    }
+}
+
+fn retriable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Accepts connections.
@@ -153,6 +237,60 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, buffer),
+            Self::Memory(half) => Pin::new(half).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
+            Self::Memory(half) => Pin::new(half).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, slices),
+            Self::Memory(half) => Pin::new(half).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(half) => half.is_write_vectored(),
+            Self::Memory(half) => half.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_flush(cx),
+            Self::Memory(half) => Pin::new(half).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Memory(half) => Pin::new(half).poll_shutdown(cx),
         }
     }
 }
