@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::{
-    consensus::{Chain, activation},
+    consensus::{Chain, LogId, activation},
     ids::{
         BrokerEpoch, DirectoryId, Epoch, LeaderEpoch, LogIndex, NodeId, PartitionEpoch, PartitionId, TopicId,
     },
@@ -19,6 +19,8 @@ pub use super::command::{DurabilityLevel, SecurityProtocol};
 /// The state of the cluster after the entry at [`Image::index`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
+    /// The log that this is the state of.
+    pub log_id: LogId,
     /// The last entry that is contained.
     pub index: LogIndex,
     /// That entry's epoch.
@@ -204,6 +206,12 @@ impl Partition {
 }
 
 impl Image {
+    /// The state before the first entry of a log.
+    #[must_use]
+    pub fn new(log_id: LogId) -> Self {
+        Self { log_id, chain: Chain::start(log_id), ..Self::default() }
+    }
+
     /// The topic of this name.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {

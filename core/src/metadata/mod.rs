@@ -4,8 +4,15 @@
 //! Nothing here waits, reads a clock, or depends on the order of a hash map: every node that has applied the same log
 //! holds the same image, byte for byte ([`snapshot`]).
 
+pub mod apply;
+pub mod check;
 pub mod command;
+pub mod diff;
+mod election;
 pub mod image;
+pub mod settings;
+pub mod snapshot;
 
+pub use apply::{Accepted, ApplyError, Outcome, Rejection, apply};
 pub use command::Command;
 pub use image::Image;
