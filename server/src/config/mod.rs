@@ -1,0 +1,331 @@
+//! Configuration: Kafka's names in Kafka's syntax, laid over environment and flags, as one typed struct.
+
+pub(crate) mod check;
+pub(crate) mod endpoints;
+mod keys;
+mod nearest;
+pub(crate) mod properties;
+pub(crate) mod settings;
+mod unserved;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use quorate_core::ids::NodeId;
+
+use endpoints::{Endpoint, Voter, items};
+use settings::{ConfigError, ConfigErrors, Settings};
+
+/// A server's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerConfig {
+    /// Who this node is.
+    pub(crate) node: NodeId,
+    /// Whether it serves clients.
+    pub(crate) broker: bool,
+    /// Whether it may vote on the metadata.
+    pub(crate) controller: bool,
+    /// Where it listens.
+    pub(crate) listeners: Vec<ListenerConfig>,
+    /// The listener by which brokers reach each other; empty on a mere controller.
+    pub(crate) inter_broker_listener: String,
+    /// The controllers, this node among them where it is one.
+    pub(crate) voters: Vec<Voter>,
+    /// Folders for the partitions' files; at least one.
+    pub(crate) log_dirs: Vec<PathBuf>,
+    /// Folder for the metadata log.
+    pub(crate) metadata_dir: PathBuf,
+    /// Where the broker stands.
+    pub(crate) rack: Option<String>,
+    /// The backend that keeps the metadata log.
+    pub(crate) consensus: ConsensusConfig,
+    /// Where health and metrics are served.
+    pub(crate) http: Option<Endpoint>,
+    /// Event loops that serve connections; `None` for one a core.
+    pub(crate) shards: Option<usize>,
+    /// Whether log lines are JSON.
+    pub(crate) json_logs: bool,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerConfig {
+    /// Its name, in upper case.
+    pub(crate) name: String,
+    /// Where it binds.
+    pub(crate) bind: Endpoint,
+    /// What clients are told; port 0 stands for the port that was bound.
+    pub(crate) advertised: Endpoint,
+    /// Who speaks on it.
+    pub(crate) purpose: Purpose,
+}
+
+/// Who speaks on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Clients.
+    Client,
+    /// Brokers, and clients too.
+    InterBroker,
+    /// Controllers, brokers that send requests to the controller, and the consensus backend's peers.
+    Controller,
+}
+
+/// The backend's name and its own keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConsensusConfig {
+    /// As `consensus` names it.
+    pub(crate) name: String,
+    /// `consensus.*` as it was set, under the full names.
+    pub(crate) options: BTreeMap<String, String>,
+}
+
+impl ServerConfig {
+    /// Makes sense of what was set.
+    ///
+    /// # Errors
+    /// Everything that is missing or contradicts itself.
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader { settings, errors: Vec::new() };
+        let config = reader.read();
+        if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(reader.errors)) }
+    }
+}
+
+/// Reads values and keeps what is wrong with them, so that everything is reported at once.
+struct Reader<'a> {
+    settings: &'a Settings,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> ServerConfig {
+        let node = self.node();
+        let (broker, controller) = self.roles();
+        let (listeners, inter_broker_listener) = self.listeners(broker, controller);
+        let voters = self.voters(node, controller, &listeners);
+        let log_dirs = self.log_dirs();
+        let metadata_dir = self.text("metadata.log.dir").map(PathBuf::from);
+        let metadata_dir = metadata_dir.or_else(|| log_dirs.first().cloned()).unwrap_or_default();
+        ServerConfig {
+            node,
+            broker,
+            controller,
+            listeners,
+            inter_broker_listener,
+            voters,
+            log_dirs,
+            metadata_dir,
+            rack: self.text("broker.rack"),
+            consensus: self.consensus(),
+            http: self.http(),
+            shards: self.text("quorate.shards").and_then(|text| text.parse().ok()),
+            json_logs: self.text("quorate.log.format").as_deref() == Some("json"),
+        }
+    }
+
+    /// The value, unless it is missing or empty.
+    fn text(&self, key: &str) -> Option<String> {
+        self.settings.get(key).map(|setting| setting.value).filter(|value| !value.is_empty())
+    }
+
+    /// The value read by `parse`, or its kind's empty value and an error.
+    fn parsed<T: Default>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let text = self.text(key).unwrap_or_default();
+        parse(&text).unwrap_or_else(|problem| {
+            self.errors.push(self.settings.blame(key, problem));
+            T::default()
+        })
+    }
+
+    fn fail(&mut self, key: &str, problem: impl Into<String>) {
+        let problem: String = problem.into();
+        self.errors.push(self.settings.blame(key, problem));
+    }
+
+    fn node(&mut self) -> NodeId {
+        let set = self.text("node.id").or_else(|| self.text("broker.id"));
+        if set.is_none() {
+            self.errors
+                .push(ConfigError::general("node.id is not set: give each node a number of its own, from 0"));
+        }
+        NodeId(set.and_then(|text| text.parse().ok()).unwrap_or_default())
+    }
+
+    fn roles(&mut self) -> (bool, bool) {
+        let text = self.text("process.roles").unwrap_or_default();
+        let roles: Vec<&str> = items(&text).collect();
+        if let Some(other) = roles.iter().find(|role| !["broker", "controller"].contains(role)) {
+            self.fail("process.roles", format!("'{other}' is no role: broker, controller or both"));
+        } else if roles.is_empty() {
+            self.fail("process.roles", "names no role: broker, controller or both");
+        }
+        (roles.contains(&"broker"), roles.contains(&"controller"))
+    }
+
+    fn listeners(&mut self, broker: bool, controller: bool) -> (Vec<ListenerConfig>, String) {
+        let mut named = self.parsed("listeners", endpoints::parse_listeners);
+        let advertised = self.parsed("advertised.listeners", endpoints::parse_listeners);
+        let controllers: Vec<String> = items(&self.text("controller.listener.names").unwrap_or_default())
+            .map(str::to_uppercase)
+            .collect();
+        if self.settings.explicit("listeners").is_none() {
+            named.retain(|(name, _)| if controllers.contains(name) { controller } else { broker });
+        }
+        self.refuse_protocols(&named);
+        for (name, endpoint) in &advertised {
+            if endpoint.is_wildcard() {
+                self.fail("advertised.listeners", format!("{name} needs a host that clients can reach"));
+            }
+            if !named.iter().any(|(listener, _)| listener == name) {
+                self.fail("advertised.listeners", format!("{name} is not among the listeners"));
+            }
+        }
+        let inter_broker = self.inter_broker(broker, &named, &controllers);
+        let listeners: Vec<ListenerConfig> = named
+            .into_iter()
+            .map(|(name, bind)| {
+                let purpose = match () {
+                    () if controllers.contains(&name) => Purpose::Controller,
+                    () if name == inter_broker => Purpose::InterBroker,
+                    () => Purpose::Client,
+                };
+                let advertised = advertised.iter().find(|(listener, _)| *listener == name);
+                let advertised =
+                    advertised.map_or_else(|| reachable(&bind), |(_, endpoint)| endpoint.clone());
+                ListenerConfig { name, bind, advertised, purpose }
+            })
+            .collect();
+        let controls = listeners.iter().any(|listener| listener.purpose == Purpose::Controller);
+        if controller && !controls {
+            self.fail(
+                "controller.listener.names",
+                "names none of the listeners, but this node is a controller",
+            );
+        }
+        if !controller && controls {
+            self.fail("listeners", "has a controller's listener, but this node is no controller");
+        }
+        (listeners, inter_broker)
+    }
+
+    fn refuse_protocols(&mut self, named: &[(String, Endpoint)]) {
+        let protocols = self.parsed("listener.security.protocol.map", endpoints::parse_protocols);
+        for (name, _) in named {
+            let protocol = protocols.get(name).map_or_else(
+                || {
+                    if ["SSL", "SASL_PLAINTEXT", "SASL_SSL"].contains(&name.as_str()) {
+                        name
+                    } else {
+                        "PLAINTEXT"
+                    }
+                },
+                String::as_str,
+            );
+            if protocol != "PLAINTEXT" {
+                let problem = format!(
+                    "the listener {name} asks for {protocol}, which is not served yet: only PLAINTEXT is; keep it \
+                     on a network that you trust"
+                );
+                self.fail("listeners", problem);
+            }
+        }
+    }
+
+    fn inter_broker(&mut self, broker: bool, named: &[(String, Endpoint)], controllers: &[String]) -> String {
+        let set = self.text("inter.broker.listener.name").map(|name| name.to_uppercase());
+        if !broker {
+            return String::new();
+        }
+        let clients: Vec<&String> =
+            named.iter().map(|(name, _)| name).filter(|name| !controllers.contains(name)).collect();
+        if let Some(name) = set {
+            if controllers.contains(&name) {
+                self.fail("inter.broker.listener.name", format!("{name} is a controller's listener"));
+            } else if !clients.contains(&&name) {
+                self.fail("inter.broker.listener.name", format!("{name} is not among the listeners"));
+            }
+            return name;
+        }
+        let plain = clients.iter().find(|name| name.as_str() == "PLAINTEXT");
+        let Some(name) = plain.or(clients.first()) else {
+            self.fail("listeners", "has none for clients, but this node is a broker");
+            return String::new();
+        };
+        (*name).clone()
+    }
+
+    fn voters(&mut self, node: NodeId, controller: bool, listeners: &[ListenerConfig]) -> Vec<Voter> {
+        let voters = self.parsed("controller.quorum.voters", endpoints::parse_voters);
+        let servers = self.parsed("controller.quorum.bootstrap.servers", endpoints::parse_servers);
+        if !voters.is_empty() {
+            let listed = voters.iter().any(|voter| voter.node == Some(node));
+            if controller && !listed {
+                self.fail(
+                    "controller.quorum.voters",
+                    format!("does not list node {node}, which is a controller"),
+                );
+            } else if !controller && listed {
+                self.fail("controller.quorum.voters", format!("lists node {node}, which is no controller"));
+            }
+            return voters;
+        }
+        if !servers.is_empty() {
+            return servers;
+        }
+        let own = listeners.iter().find(|listener| listener.purpose == Purpose::Controller);
+        match own {
+            Some(listener) => vec![Voter { node: Some(node), endpoint: listener.advertised.clone() }],
+            // Without a role, or without a listener for it, that is what is reported.
+            None if controller || !self.settings_name_roles() => Vec::new(),
+            None => {
+                let problem = "controller.quorum.voters is not set: a broker needs to know its controllers";
+                self.errors.push(ConfigError::general(problem));
+                Vec::new()
+            }
+        }
+    }
+
+    fn settings_name_roles(&self) -> bool {
+        self.text("process.roles").is_some_and(|text| items(&text).any(|role| role == "broker"))
+    }
+
+    fn log_dirs(&mut self) -> Vec<PathBuf> {
+        let key = if self.text("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
+        let text = self.text(key).unwrap_or_default();
+        let mut dirs: Vec<PathBuf> = items(&text).map(PathBuf::from).collect();
+        let given = dirs.len();
+        dirs.sort();
+        dirs.dedup();
+        if dirs.len() < given {
+            self.fail(key, "names a folder twice");
+        } else if dirs.is_empty() {
+            self.fail(key, "names no folder");
+        }
+        items(&text).map(PathBuf::from).collect()
+    }
+
+    fn consensus(&self) -> ConsensusConfig {
+        let options = self.settings.all_set().filter(|(key, _)| key.starts_with(keys::BACKEND_PREFIX));
+        ConsensusConfig {
+            name: self.text("consensus").unwrap_or_default(),
+            options: options.map(|(key, setting)| (key.to_owned(), setting.value.clone())).collect(),
+        }
+    }
+
+    fn http(&mut self) -> Option<Endpoint> {
+        let text = self.text("quorate.http.listener").filter(|text| text != "none")?;
+        Endpoint::parse(&text).map_err(|problem| self.fail("quorate.http.listener", problem)).ok()
+    }
+}
+
+/// What clients are told where nothing is advertised: the listener's own host, or the machine's name.
+fn reachable(bind: &Endpoint) -> Endpoint {
+    if !bind.is_wildcard() {
+        return bind.clone();
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Endpoint { host, port: bind.port }
+}
+
+#[cfg(test)]
+mod config_test;
