@@ -424,9 +424,9 @@ pub fn patch_producer(bytes: &mut [u8], id: ProducerId, epoch: i16, sequence: i3
     Ok(())
 }
 
-/// Writes a header before `payload`'s place: `into` must hold [`HEADER_BYTES`] at its start and the records behind
-/// them. Length and checksum are computed; `header`'s are not looked at.
-pub(super) fn write_header(into: &mut [u8], header: &BatchHeader) {
+/// Writes a header into a batch that holds [`HEADER_BYTES`] at its start and the records behind them. Length and
+/// checksum are computed; `header`'s are not looked at. Shorter bytes stay a torn batch.
+pub fn rewrite(into: &mut [u8], header: &BatchHeader) {
     let length = i32::try_from(into.len().saturating_sub(PREFIX_BYTES)).unwrap_or(i32::MAX);
     put(into, 0, &header.base_offset.0.to_be_bytes());
     put(into, LENGTH_AT, &length.to_be_bytes());

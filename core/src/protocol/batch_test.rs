@@ -20,7 +20,7 @@ fn sample() -> Vec<u8> {
         base_sequence: NO_SEQUENCE,
         count: 1,
     };
-    write_header(&mut bytes, &header);
+    rewrite(&mut bytes, &header);
     bytes
 }
 

@@ -5,7 +5,7 @@ use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use super::{
     batch::{
         Attributes, BatchHeader, HEADER_BYTES, NO_PRODUCER, NO_PRODUCER_EPOCH, NO_SEQUENCE, NO_TIMESTAMP,
-        write_header,
+        rewrite,
     },
     compression::{Compression, CompressionError, compress},
 };
@@ -110,7 +110,7 @@ impl BatchBuilder {
     pub fn build(&self) -> Result<Vec<u8>, CompressionError> {
         let mut bytes = vec![0; HEADER_BYTES];
         compress(self.compression, &self.records, &mut bytes)?;
-        write_header(&mut bytes, &self.header);
+        rewrite(&mut bytes, &self.header);
         Ok(bytes)
     }
 }

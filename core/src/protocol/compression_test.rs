@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use std::io::Write as _;
+
 use super::*;
 
 const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -145,6 +147,24 @@ fn levels_beyond_the_scale_are_its_ends() {
             let mut bytes = Vec::new();
             compress(Compression { codec, level: Some(level) }, b"level", &mut bytes).unwrap();
             assert_eq!(decompressed(codec, &bytes, 100).unwrap(), b"level", "{codec:?} {level}");
+        }
+    }
+}
+
+#[test]
+fn recompression_keeps_the_bytes_and_stops_at_its_limit() {
+    let plain: Vec<u8> = (0..100_000_u32).flat_map(|number| (number / 3).to_be_bytes()).collect();
+    for from in CODECS {
+        let bytes = compressed(from, &plain);
+        for to in CODECS {
+            let mut again = b"head".to_vec();
+            let source = Decompressor::new(from, &bytes, 1 << 20).unwrap();
+            recompress(source, to.into(), &mut again, 1 << 20).unwrap();
+            assert_eq!(decompressed(to, &again[4..], 1 << 20).unwrap(), plain);
+
+            let source = Decompressor::new(from, &bytes, 1 << 20).unwrap();
+            let result = recompress(source, to.into(), &mut Vec::new(), 100);
+            assert_eq!(result, Err(CompressionError::TooLarge(100)), "{from:?} to {to:?}");
         }
     }
 }

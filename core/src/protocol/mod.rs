@@ -9,3 +9,4 @@ pub mod frame;
 pub mod header;
 pub mod primitives;
 pub mod records;
+pub mod validate;

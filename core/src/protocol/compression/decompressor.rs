@@ -1,98 +1,8 @@
-//! The codecs of record batches. Decompression streams through a cap, so that a small batch cannot become a large
-//! memory; compression writes what every Kafka client reads.
+//! Decompression through a cap, piece by piece.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
-use thiserror::Error;
-
-/// How a batch's records are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Codec {
-    /// Not at all.
-    #[default]
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// Snappy in the frames of the library snappy-java ("xerial"), or one raw block.
-    Snappy,
-    /// The LZ4 frame format with independent blocks.
-    Lz4,
-    /// RFC 8878.
-    Zstd,
-}
-
-impl Codec {
-    /// The codec that a batch's attributes name.
-    #[must_use]
-    pub fn from_id(id: i16) -> Option<Self> {
-        Some(match id {
-            0 => Self::None,
-            1 => Self::Gzip,
-            2 => Self::Snappy,
-            3 => Self::Lz4,
-            4 => Self::Zstd,
-            _ => return None,
-        })
-    }
-
-    /// Its number in a batch's attributes.
-    #[must_use]
-    pub fn id(self) -> i16 {
-        match self {
-            Self::None => 0,
-            Self::Gzip => 1,
-            Self::Snappy => 2,
-            Self::Lz4 => 3,
-            Self::Zstd => 4,
-        }
-    }
-
-    /// The codec that a config value names; `uncompressed` is a topic's word for none, `none` a producer's.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "none" | "uncompressed" => Self::None,
-            "gzip" => Self::Gzip,
-            "snappy" => Self::Snappy,
-            "lz4" => Self::Lz4,
-            "zstd" => Self::Zstd,
-            _ => return None,
-        })
-    }
-}
-
-/// A codec and how hard it tries: `compression.type` with `compression.gzip.level` or `compression.zstd.level`
-/// (KIP-390). Snappy has no levels; LZ4 is written at its fastest, whatever the level.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Compression {
-    /// The codec.
-    pub codec: Codec,
-    /// The codec's own scale; `None` is its default (gzip 6, zstd 3). Values beyond the scale are its ends.
-    pub level: Option<i32>,
-}
-
-impl From<Codec> for Compression {
-    fn from(codec: Codec) -> Self {
-        Self { codec, level: None }
-    }
-}
-
-/// Why bytes do not decompress.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum CompressionError {
-    /// They are not what the codec makes.
-    #[error("the records do not decompress: {0}")]
-    Corrupt(String),
-    /// They become more than the caller takes.
-    #[error("the records decompress to more than {0} bytes")]
-    TooLarge(u64),
-}
-
-impl From<io::Error> for CompressionError {
-    fn from(error: io::Error) -> Self {
-        Self::Corrupt(error.to_string())
-    }
-}
+use super::{Codec, CompressionError, XERIAL_MAGIC};
 
 /// What `compressed` bytes may decompress to, at most. Data repeats itself, logs above all, but a batch that grows
 /// a hundredfold past the first 64 MiB is a bomb.
@@ -186,7 +96,7 @@ impl<'a> Decompressor<'a> {
 }
 
 /// Bytes that are decompressed at a time.
-pub(super) const CHUNK_BYTES: usize = 16 << 10;
+pub(in super::super) const CHUNK_BYTES: usize = 16 << 10;
 
 impl Decoder<'_> {
     fn read(&mut self, buffer: &mut [u8], left: u64) -> Result<usize, CompressionError> {
@@ -238,11 +148,8 @@ impl Read for Input<'_> {
     }
 }
 
-const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 /// Magic, version and lowest compatible version.
 const XERIAL_HEADER_BYTES: usize = 16;
-/// What snappy-java puts into one block.
-const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 /// A copy of Snappy takes at least two bytes of input and makes at most 64 of output.
 const SNAPPY_RATIO_MAX: usize = 32;
 
@@ -310,55 +217,3 @@ impl<'a> Snappy<'a> {
         Ok(())
     }
 }
-
-/// Compresses `plain` and appends the result to `into`.
-///
-/// # Errors
-/// [`CompressionError::Corrupt`] with the codec's reason; memory is the only one known.
-pub fn compress(how: Compression, plain: &[u8], into: &mut Vec<u8>) -> Result<(), CompressionError> {
-    match how.codec {
-        Codec::None => into.extend_from_slice(plain),
-        Codec::Gzip => {
-            let level = how.level.and_then(|level| u32::try_from(level).ok()).unwrap_or(6).min(9);
-            let mut encoder = flate2::write::GzEncoder::new(into, flate2::Compression::new(level));
-            encoder.write_all(plain)?;
-            encoder.finish()?;
-        }
-        Codec::Snappy => compress_snappy(plain, into)?,
-        Codec::Lz4 => {
-            let info = lz4_flex::frame::FrameInfo::new()
-                .block_mode(lz4_flex::frame::BlockMode::Independent)
-                .block_size(lz4_flex::frame::BlockSize::Max64KB);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, into);
-            encoder.write_all(plain)?;
-            encoder.finish().map_err(io::Error::from)?;
-        }
-        Codec::Zstd => {
-            let range = zstd::compression_level_range();
-            let level = how.level.unwrap_or(3).clamp(*range.start(), *range.end());
-            let mut encoder = zstd::stream::write::Encoder::new(into, level)?;
-            encoder.write_all(plain)?;
-            encoder.finish()?;
-        }
-    }
-    Ok(())
-}
-
-fn compress_snappy(plain: &[u8], into: &mut Vec<u8>) -> Result<(), CompressionError> {
-    into.extend_from_slice(&XERIAL_MAGIC);
-    into.extend_from_slice(&1_i32.to_be_bytes());
-    into.extend_from_slice(&1_i32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    for block in plain.chunks(XERIAL_BLOCK_BYTES) {
-        let compressed =
-            encoder.compress_vec(block).map_err(|error| CompressionError::Corrupt(error.to_string()))?;
-        let length = i32::try_from(compressed.len()).unwrap_or(i32::MAX);
-        into.extend_from_slice(&length.to_be_bytes());
-        into.extend_from_slice(&compressed);
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-#[path = "compression_test.rs"]
-mod tests;
