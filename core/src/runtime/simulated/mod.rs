@@ -6,5 +6,9 @@ mod disk;
 #[cfg(test)]
 mod disk_test;
 mod names;
+mod network;
+#[cfg(test)]
+mod network_test;
 
 pub use disk::{Fault, Keep, SimulatedDisk};
+pub use network::SimulatedNetwork;
