@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need, pinned, into .deps at the root of the checkout (git ignores it); only kcat comes as a
-# system package. A step that is done is not done again. Needs: apt (Debian), Go 1.25 or later, Python 3, a JDK 17.
+# system package. A step that is done is not done again. Needs: apt (Debian), Go 1.26 or later, Python 3, a JDK 17.
+# `tests/install.sh bench` adds librdkafka's own measuring program.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 deps="$root/.deps"
@@ -46,7 +47,7 @@ system_packages() {
         # shellcheck disable=SC2086
         again as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
     fi
-    command -v go >/dev/null 2>&1 || fail "Go is missing; install Go 1.25 or later (Debian's is too old)"
+    command -v go >/dev/null 2>&1 || fail "Go is missing; install Go 1.26 or later (Debian's is too old)"
 }
 
 python_client() {
@@ -93,9 +94,29 @@ etcd_floor() {
     touch "$mark"
 }
 
+# librdkafka's measuring program, out of the sources that a crate carries.
+rdkafka_performance() {
+    manifest="$root/tests/clients/rdkafka/Cargo.toml"
+    step rdkafka "$manifest" || return 0
+    again cargo fetch -q --locked --manifest-path "$manifest"
+    sources=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/rdkafka-sys-4.10.0*/librdkafka | head -n 1)
+    rm -rf "$deps/librdkafka"
+    cp -r "$sources" "$deps/librdkafka"
+    (cd "$deps/librdkafka" && {
+        ./configure --disable-ssl --disable-gssapi --disable-zstd --disable-curl
+        make -C src librdkafka.a
+        make -C examples rdkafka_performance
+    } >"$deps/rdkafka.log" 2>&1) || fail "building rdkafka_performance failed, see $deps/rdkafka.log"
+    cp "$deps/librdkafka/examples/rdkafka_performance" "$deps/bin/"
+    touch "$mark"
+}
+
 system_packages
 python_client
 java_client
 go_client
 etcd_current
 etcd_floor
+if [ "${1:-}" = bench ]; then
+    rdkafka_performance
+fi
