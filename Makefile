@@ -1,7 +1,7 @@
 # `make test` installs what the tests need and runs them; `make verify` runs every check and writes nothing but build
 # output; `make fix` mends what a tool can mend.
 .DEFAULT_GOAL := help
-.PHONY: help build deps test verify check format lint docs tidy fix simulate
+.PHONY: help build deps test verify check format lint docs tidy fix simulate bench
 
 CARGO ?= cargo
 
@@ -39,3 +39,8 @@ fix: ## formats, and applies what clippy offers
 
 simulate: ## 2,000 fresh seeds of the simulator
 	SIMULATION_SEEDS=2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
+
+bench: ## measures against Apache Kafka from its jars; keep the machine otherwise idle
+	tests/install.sh bench
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) run --release --locked -p quorate-tests --bin measure

@@ -105,13 +105,19 @@ impl Client {
     }
 }
 
-/// A Java program with every jar of Kafka on its class path.
+/// A short-lived Java program with every jar of Kafka on its class path.
 #[must_use]
 pub fn java(class: &str) -> Command {
+    jvm(&["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"], class)
+}
+
+/// A Java program with these options of the virtual machine.
+#[must_use]
+pub fn jvm(options: &[&str], class: &str) -> Command {
     let mut java = Command::new("java");
     let jars: PathBuf = installed("java/jars").join("*");
     let path = format!("{}:{}", installed("java/classes").display(), jars.display());
-    java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp", &path, class]);
+    java.args(options).args(["-cp", &path, class]);
     java
 }
 

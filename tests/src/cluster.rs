@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quorate_core::runtime::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -19,8 +20,22 @@ use tempfile::TempDir;
 pub enum Backend {
     /// raft-rs in the brokers.
     Raftrs,
-    /// An etcd at this URL.
-    Etcd(String),
+    /// An external etcd.
+    Etcd {
+        /// Where it listens for clients.
+        url: String,
+        /// Where the cluster's keys are.
+        prefix: String,
+    },
+}
+
+impl Backend {
+    /// A new cluster in this etcd, under a prefix that nobody has used.
+    #[must_use]
+    pub fn etcd(url: &str) -> Self {
+        let prefix = format!("/quorate/{:016x}", Rng::system().next_u64());
+        Self::Etcd { url: url.to_owned(), prefix }
+    }
 }
 
 /// A cluster of `quorate server` processes.
@@ -195,8 +210,9 @@ impl Node {
         );
         match backend {
             Backend::Raftrs => text.push_str("consensus=raftrs\n"),
-            Backend::Etcd(url) => {
-                let _ = write!(text, "consensus=etcd\nconsensus.etcd.endpoints={url}\n");
+            Backend::Etcd { url, prefix } => {
+                let keys = format!("consensus.etcd.endpoints={url}\nconsensus.etcd.prefix={prefix}\n");
+                text.push_str(&format!("consensus=etcd\n{keys}"));
             }
         }
         text

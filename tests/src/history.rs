@@ -17,7 +17,7 @@ pub struct Outcome {
     pub partition: i32,
     /// The value; unique in the history.
     pub value: String,
-    /// When it was handed to the client, in nanoseconds since the start.
+    /// When it was handed to the client, in nanoseconds since the Unix epoch.
     pub invoked: i64,
     /// When the client told what became of it.
     pub answered: i64,

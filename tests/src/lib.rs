@@ -3,3 +3,4 @@
 pub mod clients;
 pub mod cluster;
 pub mod history;
+pub mod kafka;

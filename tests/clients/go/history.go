@@ -21,7 +21,7 @@ const (
 	pause = 2 * time.Millisecond
 )
 
-// outcome is what became of one value. Times are nanoseconds since the start of the workload.
+// outcome is what became of one value. Times are nanoseconds since the Unix epoch, counted monotonically from the start.
 type outcome struct {
 	Producer  int    `json:"producer"`
 	Number    int    `json:"number"`
@@ -40,6 +40,7 @@ func workload(bootstrap, topic string, partitions int, duration time.Duration) {
 	defer out.Flush()
 	var printing sync.Mutex
 	start := time.Now()
+	now := func() int64 { return start.UnixNano() + int64(time.Since(start)) }
 	var all sync.WaitGroup
 	for id := range producers {
 		all.Go(func() {
@@ -53,10 +54,10 @@ func workload(bootstrap, topic string, partitions int, duration time.Duration) {
 				pending.Add(1)
 				partition := int32((number + id) % partitions)
 				o := outcome{Producer: id, Number: number, Partition: partition,
-					Value: fmt.Sprintf("%d-%d", id, number), Invoked: int64(time.Since(start))}
+					Value: fmt.Sprintf("%d-%d", id, number), Invoked: now()}
 				record := &kgo.Record{Topic: topic, Partition: partition, Value: []byte(o.Value)}
 				c.Produce(context.Background(), record, func(r *kgo.Record, err error) {
-					o.Answered = int64(time.Since(start))
+					o.Answered = now()
 					if err == nil {
 						o.Offset = r.Offset
 					} else {
