@@ -1,1 +1,12 @@
-//! What in-process consensus backends share: a durable log of votes and entries, a framed peer transport, founding.
+//! What in-process consensus backends share: a durable log of votes and entries, snapshots in files, a framed peer
+//! transport, and the founding of a cluster.
+//!
+//! Nothing here knows a consensus algorithm. A backend decides what to write and what to send; this crate makes it
+//! durable, in order, and carries it.
+
+pub mod codec;
+pub mod disk;
+pub mod log;
+
+#[cfg(test)]
+mod testing;
