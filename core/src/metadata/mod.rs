@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod check;
 pub mod command;
+pub mod configs;
 pub mod diff;
 mod election;
 pub mod image;
