@@ -5,6 +5,7 @@
 
 pub mod consensus;
 pub mod ids;
+pub mod log;
 pub mod metadata;
 pub mod protocol;
 pub mod runtime;
