@@ -3,6 +3,7 @@
 //! See `ARCHITECTURE.md` for the map. Nothing here names a consensus backend, and nothing here opens a socket or a
 //! file but through [`runtime`].
 
+pub mod broker;
 pub mod consensus;
 pub mod ids;
 pub mod log;
