@@ -1,1 +1,28 @@
-//! Consensus by an external etcd.
+//! Consensus by an external etcd: an ordered, fenced log whose entries are keys.
+//!
+//! Whatever decides something is one etcd transaction. A campaign writes the leader key, the next epoch and the
+//! epoch's opening entry in one revision; a batch of proposals is written only while the leader key still holds this
+//! leadership's random token and the tail has not moved. The lease of the leader key makes a takeover fast; it is
+//! never what makes it safe. A watch only wakes readers up; every entry comes from a range read and is checked for
+//! density and against the hash chain, so that a restored backup is noticed and never silently followed.
+//!
+//! Decisions ([`head`], [`campaign`], [`proposal`], [`reader`]) are pure functions over the small vocabulary of
+//! [`storage`]; [`observer`], [`session`] and [`compaction`] carry them out; [`transport`] is the only place that
+//! names the etcd client.
+
+mod backend;
+mod campaign;
+mod compaction;
+mod config;
+mod head;
+mod observer;
+mod proposal;
+mod queue;
+mod reader;
+mod session;
+mod shared;
+mod storage;
+mod transport;
+
+pub use backend::Etcd;
+pub use config::{ConfigError, Credentials, EtcdConfig, Tls};

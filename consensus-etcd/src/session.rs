@@ -1,0 +1,356 @@
+//! A session: a lease, the announcement as a candidate, campaigns, and the leadership while it lasts. A lost session
+//! is never taken up again; the next one is another candidate with another token, and leads another epoch.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_core::{
+    consensus::{Leader, LogId, ProposeError},
+    runtime::Moment,
+};
+
+use crate::{
+    campaign::{Bid, Candidate, Verdict},
+    head::{Head, HistoryLost},
+    proposal::{BATCH_BYTES, BATCH_ENTRIES, Batch, Leadership, Outcome},
+    queue::Proposal,
+    shared::{Fence, Shared},
+    storage::{
+        Op, Refusal, StoreError, Txn, TxnReply,
+        records::{Damaged, LeaderRecord, write_candidate},
+    },
+};
+
+/// Between attempts of the same request while etcd does not answer.
+const RETRY: Duration = Duration::from_millis(50);
+/// Between attempts of what etcd has refused.
+const REFUSED: Duration = Duration::from_secs(1);
+/// Candidates wait for up to so long, so that they do not all ask in the same moment.
+const JITTER_MS: u64 = 30;
+
+/// Runs one session after the other until the backend stops.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut view = shared.view.subscribe();
+    let first = tokio::select! { biased;
+        () = shared.stopping() => return,
+        first = view.wait_for(Option::is_some) => first.ok().and_then(|head| head.clone()),
+    };
+    let former = first.and_then(|head| shared.former_life(&head));
+    let mut quiet_until = Moment::default();
+    while !shared.is_stopping() {
+        let opened = tokio::select! { biased;
+            () = shared.stopping() => return,
+            opened = Session::open(&shared, former.as_ref(), quiet_until) => opened,
+        };
+        let Some(session) = opened else {
+            let pause = shared.runtime.clock.sleep(RETRY * 4);
+            tokio::select! { biased; () = shared.stopping() => return, () = pause => continue };
+        };
+        let end = session.live().await;
+        session.close(end).await;
+        if end == End::Resigned {
+            quiet_until = shared.runtime.clock.now().plus(shared.ttl);
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The backend stops.
+    Stopping,
+    /// The lease has run out, or was revoked by somebody.
+    LeaseGone,
+    /// No keep-alive was acknowledged for too long.
+    Silent,
+    /// Somebody else leads, or the leader key is gone.
+    Deposed,
+    /// Asked to.
+    Resigned,
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    me: Candidate,
+    former: Option<&'a Bytes>,
+    /// No campaign before; set after a resignation.
+    quiet_until: Moment,
+    /// When the last acknowledged keep-alive was sent.
+    renewed: Mutex<Moment>,
+}
+
+impl<'a> Session<'a> {
+    /// `None` if etcd does not answer or refuses.
+    async fn open(shared: &'a Shared, former: Option<&'a Bytes>, quiet_until: Moment) -> Option<Self> {
+        let sent = shared.runtime.clock.now();
+        let ttl_s = i64::try_from(shared.ttl.as_secs()).unwrap_or(i64::MAX);
+        let (lease, _) = shared.store.grant(ttl_s).await.ok()?;
+        shared.contacted();
+        let (node, endpoint) = (shared.node, shared.endpoint.clone());
+        let me = Candidate { node, endpoint, token: shared.runtime.rng.uuid(), lease };
+        let (key, value) = (shared.keys.candidate(node), write_candidate(&me.endpoint));
+        let announcement = Txn { then: vec![Op::Put { key, value, lease: Some(lease) }], ..Txn::default() };
+        let session = Self { shared, me, former, quiet_until, renewed: Mutex::new(sent) };
+        if let Err(error) = shared.store.txn(&announcement).await {
+            tracing::warn!(node = %shared.node, "cannot announce this node as a candidate: {error}");
+            session.revoke().await;
+            shared.runtime.clock.sleep(REFUSED).await;
+            return None;
+        }
+        Some(session)
+    }
+
+    async fn live(&self) -> End {
+        tokio::select! { biased;
+            () = self.shared.stopping() => End::Stopping,
+            end = self.keep_alive() => end,
+            end = self.elect() => end,
+        }
+    }
+
+    /// Gives everything up: first what this node believes, then what etcd does.
+    async fn close(&self, end: End) {
+        let shared = self.shared;
+        shared.queue.close(ProposeError::NotLeader { hint: shared.hint() });
+        let led = shared.leading.borrow().as_ref().map(|fence| fence.epoch);
+        if let Some(epoch) = led {
+            tracing::info!(node = %shared.node, %epoch, ?end, "leads no more");
+            shared.announcer.announce(epoch, Leader::Unknown);
+        }
+        if end != End::LeaseGone {
+            self.revoke().await;
+        }
+        shared.leading.send_replace(None);
+        shared.refresh.notify_one();
+    }
+
+    /// Tries to; if etcd does not answer, the lease runs out.
+    async fn revoke(&self) {
+        for _ in 0..2 {
+            if self.shared.store.revoke(self.me.lease).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Renews the lease every third of its TTL. Returns when it is lost, or when it has not been renewed for two
+    /// thirds: what counts is when the last acknowledged request was **sent**, on the monotonic clock.
+    async fn keep_alive(&self) -> End {
+        let (clock, shared) = (&self.shared.runtime.clock, self.shared);
+        loop {
+            let renewed = *self.renewed.lock();
+            clock.sleep_until(renewed.plus(shared.ttl / 3)).await;
+            let deadline = renewed.plus(shared.patience());
+            loop {
+                let sent = clock.now();
+                if sent >= deadline {
+                    return End::Silent;
+                }
+                match clock.timeout(deadline.since(sent), shared.store.keep_alive(self.me.lease)).await {
+                    Ok(Ok(())) => {
+                        shared.contacted();
+                        *self.renewed.lock() = sent;
+                        break;
+                    }
+                    Ok(Err(StoreError::Refused(Refusal::LeaseGone, _))) => return End::LeaseGone,
+                    Ok(Err(_)) => clock.sleep(RETRY).await,
+                    Err(_) => return End::Silent,
+                }
+            }
+        }
+    }
+
+    /// Campaigns whenever nobody leads, and leads when a campaign is won.
+    async fn elect(&self) -> End {
+        let (clock, shared) = (&self.shared.runtime.clock, self.shared);
+        let mut view = shared.view.subscribe();
+        clock.sleep_until(self.quiet_until).await;
+        let founding = LogId(*shared.runtime.rng.uuid().as_bytes());
+        loop {
+            let head = view.borrow_and_update().clone();
+            let bid = head.and_then(|head| Bid::new(&shared.keys, &head, &self.me, self.former, founding));
+            let Some(bid) = bid else {
+                if view.changed().await.is_err() {
+                    return End::Stopping;
+                }
+                // Somebody else may be asking in this very moment.
+                clock.sleep(Duration::from_millis(shared.runtime.rng.below(JITTER_MS))).await;
+                continue;
+            };
+            match self.ask(&bid.txn).await {
+                Ok(reply) => match bid.judge(&reply) {
+                    Verdict::Won(leadership) => return self.lead(bid.log, leadership).await,
+                    Verdict::Lost => {
+                        shared.refresh.notify_one();
+                        // The head is read again and brings news; if it does not, look anyway.
+                        let _ = clock.timeout(REFUSED, view.changed()).await;
+                    }
+                },
+                Err(Refusal::LeaseGone) => return End::LeaseGone,
+                Err(_) => clock.sleep(REFUSED).await,
+            }
+        }
+    }
+
+    /// Asks until there is an answer. The session's end ends this too.
+    async fn ask(&self, txn: &Txn) -> Result<TxnReply, Refusal> {
+        loop {
+            match self.shared.store.txn(txn).await {
+                Ok(reply) => {
+                    self.shared.contacted();
+                    return Ok(reply);
+                }
+                Err(StoreError::Refused(refusal, why)) => {
+                    tracing::warn!(node = %self.shared.node, "a campaign was refused: {why}");
+                    return Err(refusal);
+                }
+                Err(StoreError::Unknown(_)) => self.shared.runtime.clock.sleep(RETRY).await,
+            }
+        }
+    }
+
+    async fn lead(&self, log: LogId, leadership: Leadership) -> End {
+        let shared = self.shared;
+        let (epoch, opened_at) = (leadership.epoch, leadership.opened_at);
+        let Candidate { node, endpoint, token, .. } = self.me.clone();
+        shared.won(log, &leadership, LeaderRecord { node, epoch, token, endpoint });
+        shared.queue.open(epoch);
+        shared.leading.send_replace(Some(Fence { epoch, compare: leadership.fence(), token }));
+        tracing::info!(node = %shared.node, %epoch, %opened_at, "leads");
+        shared.announcer.announce(epoch, Leader::Me { opened_at });
+        let mut resigned = shared.resigned.subscribe();
+        tokio::select! { biased;
+            _ = resigned.wait_for(|resigned| *resigned >= epoch) => End::Resigned,
+            () = self.deposed(&leadership) => End::Deposed,
+            end = Proposing::new(shared, leadership.clone()).run() => end,
+        }
+    }
+
+    /// Returns when the head shows that this leadership is over.
+    async fn deposed(&self, leadership: &Leadership) {
+        let mut view = self.shared.view.subscribe();
+        let over = |head: &Head| {
+            let mine = head.leader.as_ref().is_some_and(|(record, _)| record.token == self.me.token);
+            head.epoch > leadership.epoch || (head.epoch == leadership.epoch && !mine)
+        };
+        let _ = view.wait_for(|head| head.as_ref().is_some_and(|head| over(head))).await;
+    }
+}
+
+/// The proposals of one leadership: one batch in flight.
+struct Proposing<'a> {
+    shared: &'a Shared,
+    leadership: Leadership,
+    /// What etcd has been found to take.
+    entries: usize,
+    bytes: usize,
+}
+
+impl<'a> Proposing<'a> {
+    fn new(shared: &'a Shared, leadership: Leadership) -> Self {
+        Self { shared, leadership, entries: BATCH_ENTRIES, bytes: BATCH_BYTES }
+    }
+
+    async fn run(mut self) -> End {
+        loop {
+            let proposals = self.shared.queue.take(self.entries, self.bytes).await;
+            if let Err(end) = self.commit(proposals).await {
+                return end;
+            }
+        }
+    }
+
+    /// Asks for one batch until it is known what became of it. Whoever waits for a proposal that is dropped here is
+    /// told that its outcome is unknown.
+    async fn commit(&mut self, proposals: Vec<Proposal>) -> Result<(), End> {
+        let entries: Vec<Bytes> = proposals.iter().map(|proposal| proposal.data.clone()).collect();
+        let batch = self.leadership.batch(&entries);
+        let mut asked = 0_u32;
+        loop {
+            match self.shared.store.txn(&batch.txn).await {
+                Ok(reply) => {
+                    self.shared.contacted();
+                    let outcome = self.leadership.judge(&batch, &reply);
+                    if asked > 0 {
+                        tracing::info!(node = %self.shared.node, first = %batch.first, asked, ?outcome, "settled");
+                    }
+                    return self.settle(proposals, &batch, outcome);
+                }
+                // Nothing of it has ever been sent before: this answer is about all of it.
+                Err(StoreError::Refused(refusal, why)) if asked == 0 => {
+                    self.refused(proposals, refusal, &why);
+                    return Ok(());
+                }
+                Err(error) => {
+                    if asked == 0 {
+                        tracing::warn!(node = %self.shared.node, first = %batch.first, "asking again: {error}");
+                    }
+                    asked += 1;
+                    self.shared.runtime.clock.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        proposals: Vec<Proposal>,
+        batch: &Batch,
+        outcome: Result<Outcome, Damaged>,
+    ) -> Result<(), End> {
+        let tail = match outcome {
+            Ok(Outcome::Committed) => {
+                self.shared.committed(&self.leadership);
+                let mut index = batch.first;
+                for proposal in proposals {
+                    let _ = proposal.answer.send(Ok(index));
+                    index = index.next();
+                }
+                return Ok(());
+            }
+            Ok(Outcome::Lost) => {
+                let hint = self.shared.hint();
+                answer(proposals, ProposeError::NotLeader { hint });
+                return Err(End::Deposed);
+            }
+            Ok(Outcome::Unknown) => return Err(End::Deposed),
+            Ok(Outcome::TailMoved(tail)) => tail,
+            Err(damaged) => {
+                self.shared.fail(&HistoryLost::from(damaged).to_string());
+                return Err(End::Stopping);
+            }
+        };
+        let (root, mine) = (self.leadership.keys.root().to_owned(), self.leadership.tail);
+        if tail.index < mine.index {
+            self.shared.fail(&HistoryLost::Rewound { root, known: mine.index, tail: tail.index }.to_string());
+        } else if tail != mine {
+            self.shared.fail(&HistoryLost::Diverged { root, index: mine.index.next() }.to_string());
+        }
+        Err(End::Deposed)
+    }
+
+    fn refused(&mut self, proposals: Vec<Proposal>, refusal: Refusal, why: &str) {
+        match (refusal, proposals.len()) {
+            (Refusal::TooLarge, 1) => answer(proposals, ProposeError::TooLarge),
+            (Refusal::TooLarge, _) => {
+                self.bytes = (self.bytes / 2).max(1);
+                self.shared.queue.put_back(proposals);
+            }
+            (Refusal::TooManyOperations, 2..) => {
+                self.entries = (self.entries / 2).max(1);
+                self.shared.queue.put_back(proposals);
+            }
+            _ => {
+                tracing::warn!(node = %self.shared.node, "proposals were refused: {why}");
+                answer(proposals, ProposeError::Busy);
+            }
+        }
+    }
+}
+
+fn answer(proposals: Vec<Proposal>, error: ProposeError) {
+    for proposal in proposals {
+        let _ = proposal.answer.send(Err(error));
+    }
+}
