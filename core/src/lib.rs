@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod consensus;
+pub mod controller;
 pub mod ids;
 pub mod log;
 pub mod metadata;

@@ -51,13 +51,16 @@ pub enum Command {
     /// A block of producer ids for one broker (KIP-730).
     #[prost(message, tag = "28")]
     AllocateProducerIds(AllocateProducerIds),
+    /// The controller hears too few brokers to believe that it is they who are cut off, and resigns.
+    #[prost(message, tag = "29")]
+    ControllerDeaf(ControllerDeaf),
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Entry {
     #[prost(uint32, tag = "1")]
     format: u32,
-    #[prost(oneof = "Command", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28")]
+    #[prost(oneof = "Command", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29")]
     command: Option<Command>,
 }
 
@@ -117,6 +120,7 @@ impl Command {
             Self::ElectLeaders(_) => "ElectLeaders",
             Self::SetConfigs(_) => "SetConfigs",
             Self::AllocateProducerIds(_) => "AllocateProducerIds",
+            Self::ControllerDeaf(_) => "ControllerDeaf",
         }
     }
 }
@@ -517,4 +521,13 @@ pub struct AllocateProducerIds {
     /// How many.
     #[prost(int32, tag = "3")]
     pub count: i32,
+}
+
+/// See [`Command::ControllerDeaf`]. The next controller, if it hears the same brokers, believes that the others are
+/// gone.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ControllerDeaf {
+    /// The unfenced brokers that are heard, in order of their ids.
+    #[prost(int32, repeated, tag = "1")]
+    pub heard: Vec<i32>,
 }

@@ -31,6 +31,8 @@ pub struct Image {
     pub founding: Option<Founding>,
     /// The newest controller.
     pub controller: Option<Controller>,
+    /// That a controller heard too few brokers, and resigned; kept during the epoch that follows its own.
+    pub deaf: Option<Deaf>,
     /// Every registered broker, fenced or not.
     pub brokers: OrdMap<NodeId, Arc<Broker>>,
     /// Every topic.
@@ -79,6 +81,15 @@ pub struct Controller {
     pub host: String,
     /// Its controller listener's port.
     pub port: u16,
+}
+
+/// A controller that resigned because it heard too few brokers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deaf {
+    /// Its leadership.
+    pub epoch: Epoch,
+    /// Whom it heard, in order of their ids.
+    pub heard: Vec<NodeId>,
 }
 
 /// A registered broker.

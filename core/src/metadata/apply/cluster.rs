@@ -11,10 +11,10 @@ use crate::{
     ids::{Epoch, NodeId, TopicId},
     metadata::{
         command::{
-            AllocateProducerIds, ConfigChange, ConfigOperation, ConfigTarget, ControllerUp, FoundCluster,
-            SetConfigs, uuid,
+            AllocateProducerIds, ConfigChange, ConfigOperation, ConfigTarget, ControllerDeaf, ControllerUp,
+            FoundCluster, SetConfigs, uuid,
         },
-        image::{Configs, Controller, Founding, Image},
+        image::{Configs, Controller, Deaf, Founding, Image},
         settings,
     },
 };
@@ -32,7 +32,21 @@ pub(super) fn controller_up(draft: &mut Image, command: ControllerUp) -> Result<
     if known.is_some_and(|known| known.node != controller.node || known.incarnation != incarnation) {
         return Err(Rejection::NoController(draft.epoch));
     }
+    // What the controller before this one said is of use to this one alone.
+    let before = draft.controller.as_ref().map(|before| before.epoch);
+    let told = |deaf: &Deaf| Some(deaf.epoch) == before || deaf.epoch == draft.epoch;
+    draft.deaf = draft.deaf.take().filter(told);
     draft.controller = Some(controller);
+    Ok(Accepted::Done)
+}
+
+/// The controller tells the next one whom it hears.
+pub(super) fn controller_deaf(draft: &mut Image, command: &ControllerDeaf) -> Result<Accepted, Rejection> {
+    let heard: Vec<NodeId> = command.heard.iter().copied().map(NodeId).collect();
+    if !heard.is_sorted() {
+        return Err(Rejection::Malformed("brokers are told in order of their ids"));
+    }
+    draft.deaf = Some(Deaf { epoch: draft.epoch, heard });
     Ok(Accepted::Done)
 }
 

@@ -236,6 +236,7 @@ fn run(draft: &mut Image, command: Command) -> Result<Accepted, Rejection> {
         Command::AlterPartitions(command) => partitions::alter(draft, &command),
         Command::ElectLeaders(command) => partitions::elect(draft, &command),
         Command::SetConfigs(command) => cluster::set_configs(draft, command),
+        Command::ControllerDeaf(command) => cluster::controller_deaf(draft, &command),
         Command::AllocateProducerIds(command) => cluster::allocate_producer_ids(draft, command),
     }
 }

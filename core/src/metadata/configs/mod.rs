@@ -15,9 +15,10 @@ pub use kind::Kind;
 pub use topic_default_keys::TOPIC_DEFAULT_KEYS;
 pub use topic_keys::TOPIC_KEYS;
 
+pub use super::image::Configs;
 use super::{
     Image,
-    image::{Configs, DurabilityLevel, Topic},
+    image::{DurabilityLevel, Topic},
     settings,
 };
 use crate::ids::NodeId;

@@ -17,7 +17,7 @@ use crate::{
     metadata::{
         check,
         command::uuid,
-        image::{Configs, Controller, Founding, Image, Topic},
+        image::{Configs, Controller, Deaf, Founding, Image, Topic},
     },
 };
 
@@ -192,6 +192,10 @@ fn read_header(header: Header) -> Option<Image> {
         features: header.features.into_iter().map(|(name, level)| (Arc::from(name), level)).collect(),
         next_producer_id: header.next_producer_id,
         unclean_elections: header.unclean_elections,
+        deaf: header.deaf.map(|deaf| Deaf {
+            epoch: Epoch(deaf.epoch),
+            heard: deaf.heard.into_iter().map(NodeId).collect(),
+        }),
         ..Image::default()
     })
 }

@@ -58,6 +58,16 @@ pub(super) struct Header {
     pub(super) next_producer_id: i64,
     #[prost(uint64, tag = "9")]
     pub(super) unclean_elections: u64,
+    #[prost(message, optional, tag = "10")]
+    pub(super) deaf: Option<DeafRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DeafRecord {
+    #[prost(uint64, tag = "1")]
+    pub(super) epoch: u64,
+    #[prost(int32, repeated, tag = "2")]
+    pub(super) heard: Vec<i32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     CONFIGS_PER_RECORD, MAGIC, PARTITIONS_PER_RECORD, SNAPSHOT_CHUNK_BYTES,
     record::{
-        Body, BrokerRecord, ConfigsOf, ConfigsRecord, ControllerRecord, FoundingRecord, Header,
+        Body, BrokerRecord, ConfigsOf, ConfigsRecord, ControllerRecord, DeafRecord, FoundingRecord, Header,
         PartitionsRecord, Record, TopicRecord, Trailer,
     },
 };
@@ -154,5 +154,9 @@ fn header(image: &Image) -> Header {
         features: image.features.iter().map(|(name, level)| (name.to_string(), *level)).collect(),
         next_producer_id: image.next_producer_id,
         unclean_elections: image.unclean_elections,
+        deaf: image.deaf.as_ref().map(|deaf| DeafRecord {
+            epoch: deaf.epoch.0,
+            heard: deaf.heard.iter().map(|node| node.0).collect(),
+        }),
     }
 }
