@@ -1,0 +1,95 @@
+use super::{
+    testing::{Bench, batch, known, read_all, real, small, sync},
+    *,
+};
+use crate::{
+    ids::{LeaderEpoch, Offset},
+    runtime::simulated::Keep,
+};
+
+/// Appends `count` batches of three records and returns their bytes.
+fn fill(log: &mut Log, count: i64, epoch: i32) -> Vec<u8> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let base = log.end_offset().0;
+        let bytes = batch(base, 3, epoch, 1000 + base, 60);
+        let appended = log.append(&[&bytes]).unwrap();
+        assert_eq!((appended.first.0, appended.end.0), (base, base + 3));
+        all.extend(bytes);
+    }
+    all
+}
+
+#[test]
+fn what_is_appended_is_read_back_byte_for_byte_over_many_segments() {
+    let (_folder, mut log) = real(small());
+    let all = fill(&mut log, 100, 1);
+    assert!(log.segment_count() > 3);
+    assert_eq!(read_all(&mut log, 0, 300), all);
+    assert_eq!(read_all(&mut log, 0, 150), all[..150 / 3 * 121]);
+    assert_eq!(log.size_bytes(), all.len() as u64);
+}
+
+#[test]
+fn a_read_begins_with_the_batch_that_holds_the_offset() {
+    let (_folder, mut log) = real(small());
+    let all = fill(&mut log, 60, 1);
+    for from in 0..180 {
+        let bytes = read_all(&mut log, from, 180);
+        assert_eq!(bytes, all[(from as usize / 3) * 121..]);
+    }
+}
+
+#[test]
+fn an_offset_outside_of_the_log_is_out_of_range_and_its_end_is_empty() {
+    let (_folder, mut log) = real(small());
+    fill(&mut log, 5, 1);
+    let ask = |from| ReadRequest { from: Offset(from), below: Offset(99), max_bytes: 10, at_least_one: true };
+    assert!(matches!(log.read(ask(16)), Err(ReadError::OutOfRange { .. })));
+    assert!(log.read(ask(15)).unwrap().is_none());
+    assert!(log.read(ReadRequest { at_least_one: false, max_bytes: 0, ..ask(0) }).unwrap().is_none());
+}
+
+#[test]
+fn batches_out_of_order_or_of_an_older_epoch_are_refused() {
+    let (_folder, mut log) = real(small());
+    fill(&mut log, 2, 5);
+    let again = batch(3, 3, 5, 0, 10);
+    assert!(matches!(log.append(&[&again]), Err(AppendError::OutOfOrder { .. })));
+    let older = batch(6, 3, 4, 0, 10);
+    assert!(matches!(log.append(&[&older]), Err(AppendError::EpochFell { .. })));
+    let (first, second) = (batch(6, 3, 5, 0, 10), batch(8, 3, 5, 0, 10));
+    assert!(matches!(log.append(&[&first, &second]), Err(AppendError::OutOfOrder { .. })));
+    assert!(matches!(log.append(&[&first[..40]]), Err(AppendError::Batch(_))));
+    assert!(matches!(log.append(&[]), Err(AppendError::Batch(_))));
+    assert_eq!(log.end_offset(), Offset(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_was_synced_survives_a_power_cut() {
+    let mut bench = Bench::new(1);
+    let (mut log, _) = bench.open(Opening::unknown());
+    let all = fill(&mut log, 40, 1);
+    assert_eq!(log.synced_end(), Offset(0));
+    assert_eq!(sync(&mut log, SyncDepth::Batches).await, Offset(120));
+    fill(&mut log, 40, 1);
+    let (mut log, recovery) = bench.crash(log, Keep::None, known(0));
+    assert_eq!(recovery.damage, None);
+    assert_eq!(log.end_offset(), Offset(120));
+    assert_eq!(read_all(&mut log, 0, 120), all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_reads_only_what_lies_past_the_recovery_point() {
+    let mut bench = Bench::new(1);
+    let (mut log, _) = bench.open(Opening::unknown());
+    fill(&mut log, 40, 1);
+    sync(&mut log, SyncDepth::Everything).await;
+    assert_eq!(log.recovery_point(), Offset(120));
+    fill(&mut log, 2, 1);
+    let (log, recovery) = bench.crash(log, Keep::All, known(120));
+    assert_eq!(recovery.checked_bytes, 2 * 121);
+    assert!(!recovery.epochs_rebuilt && !recovery.indexes_rebuilt);
+    assert_eq!((log.synced_end(), log.end_offset()), (Offset(120), Offset(126)));
+    assert_eq!(log.epochs().entries(), [EpochStart { epoch: LeaderEpoch(1), start: Offset(0) }]);
+}

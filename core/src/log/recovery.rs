@@ -1,0 +1,508 @@
+//! Opening a log: what lies below the recovery point is trusted, what lies past it is read and checked.
+//!
+//! ```text
+//!  | sealed, trusted | sealed, trusted | ....... R --- checked ---> | torn |
+//!                                              ^ recovery point       ^ cut here
+//! ```
+//! Below R a broken batch is damage, since it was durable. Past R the log is the longest valid prefix. If the page
+//! cache outlived the last process, a broken batch with a whole one behind it is damage as well: a process that dies
+//! tears only what it wrote last.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{
+    config::LogConfig,
+    epochs::{EPOCH_FILE, EpochCache},
+    files::Files,
+    index::Indexes,
+    log::{Damage, DiskFailure, Log, LogParts, Unusable},
+    names::{Kind, parse_file_name},
+    recent::Recent,
+    segment::{SEGMENT_BYTES_MAX, Segment},
+    truncate::{MARKER, parse_marker},
+    walk::{SCAN_BYTES, Walk, WalkError, find_batch},
+};
+use crate::{
+    ids::Offset,
+    protocol::batch::BatchHeader,
+    runtime::{DiskFile, read_file},
+};
+
+/// The largest epoch file that is read, in bytes: half a million epochs.
+const EPOCH_BYTES_MAX: u64 = 16 << 20;
+
+/// The largest marker that is read, in bytes.
+const MARKER_BYTES_MAX: u64 = 64;
+
+/// Whether what the last process wrote was still in the page cache when this one started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageCache {
+    /// The same boot of the machine: everything that was written can be read.
+    Kept,
+    /// Another boot, or nobody knows: only what was synced is sure.
+    Lost,
+}
+
+/// What is known of a log before it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Durable up to here, as the checkpoint of the log directory says; `None` if it says nothing.
+    pub recovery_point: Option<Offset>,
+    /// Where the log begins, as the checkpoint says; `None` leaves it to the first segment.
+    pub log_start: Option<Offset>,
+    /// What became of unsynced writes.
+    pub page_cache: PageCache,
+}
+
+impl Opening {
+    /// A log of which nothing is known: everything in it is checked.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { recovery_point: None, log_start: None, page_cache: PageCache::Lost }
+    }
+}
+
+/// A tail that was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment's file.
+    pub file: PathBuf,
+    /// Where it ends now.
+    pub position: u32,
+    /// The end of the log.
+    pub end: Offset,
+    /// Bytes that were cut, later segments included.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
+    /// Whether a whole batch lay behind: after a power cut writes may reach the disk in another order.
+    pub batches_behind: bool,
+}
+
+/// What recovery did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Bytes of batches past the recovery point that were read and checked.
+    pub checked_bytes: u64,
+    /// A tail that was cut.
+    pub cut: Option<Cut>,
+    /// A broken batch that is not a torn tail. The log is [`Unusable::Damaged`].
+    pub damage: Option<Damage>,
+    /// Whether an index was built from the batches.
+    pub indexes_rebuilt: bool,
+    /// Whether the epochs were built from the batches.
+    pub epochs_rebuilt: bool,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskFailure),
+    /// A segment larger than positions in an index can say.
+    #[error("{} has {bytes} bytes; a segment has at most 2147483647: move it away and let the replica be filled anew", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+impl Log {
+    /// Opens the log in a folder, which is made if it is not there, and recovers it.
+    ///
+    /// # Errors
+    /// [`OpenError`]. Damage is no error: it is in the report, and the log answers [`Unusable::Damaged`].
+    pub fn open(
+        dir: &Path,
+        config: LogConfig,
+        parts: &LogParts,
+        opening: Opening,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let files = Files::new(parts.disk.clone(), parts.handles.clone(), dir.to_owned());
+        let log = Self {
+            files,
+            config,
+            clock: parts.clock.clone(),
+            segments: Vec::new(),
+            start: Offset(0),
+            end: Offset(0),
+            synced: Offset(0),
+            recovery_point: Offset(0),
+            kept_recovery_point: opening.recovery_point.unwrap_or_default(),
+            marked: false,
+            epochs: EpochCache::default(),
+            generation: 0,
+            write: 0,
+            names_write: 0,
+            appending: false,
+            unusable: None,
+            recent: Recent::default(),
+        };
+        let mut opener = Opener { log, opening, report: Recovery::default() };
+        match opener.run() {
+            Ok(()) => Ok((opener.log, opener.report)),
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Io(source)) => Err(opener.log.failure(source).into()),
+        }
+    }
+}
+
+enum Stop {
+    Error(OpenError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+struct Opener {
+    log: Log,
+    opening: Opening,
+    report: Recovery,
+}
+
+impl Opener {
+    fn run(&mut self) -> Result<(), Stop> {
+        self.log.files.disk.create_dir_all(&self.log.files.dir)?;
+        let found = self.segments()?;
+        let first = found.first().map_or(self.opening.log_start.unwrap_or_default(), |(base, _)| *base);
+        let mut trusted = self.opening.recovery_point.unwrap_or(first);
+        if let Some(lowered) = self.marker()? {
+            trusted = trusted.min(lowered);
+        }
+        let trusted = trusted.max(first);
+        self.log.start = self.opening.log_start.unwrap_or(first).max(first);
+        self.log.end = first;
+        if found.is_empty() {
+            self.log.segments.push(Segment::empty(first, self.log.clock.wall_ms()));
+        }
+        let resume = found.partition_point(|(base, _)| *base <= trusted).saturating_sub(1);
+        let now = self.log.clock.wall_ms();
+        let sealed = found.iter().take(resume);
+        self.log.segments.extend(sealed.map(|(base, size)| Segment::existing(*base, *size, now)));
+        let whole = self.read_epochs(&found, resume, trusted)? && self.check_all(&found, resume, trusted)?;
+        self.settle(resume, trusted, whole)?;
+        Ok(())
+    }
+
+    /// The segments' bases and sizes, in order. Removes what an interrupted change has left.
+    fn segments(&self) -> Result<Vec<(Offset, u32)>, Stop> {
+        let files = &self.log.files;
+        let names = files.disk.list(&files.dir)?;
+        let mut bases: Vec<Offset> = Vec::new();
+        for name in &names {
+            match parse_file_name(name) {
+                Some((base, Kind::Log)) => bases.push(base),
+                None if name.ends_with(".tmp") || name.ends_with(".deleted") => {
+                    files.disk.remove_file(&files.dir.join(name))?;
+                }
+                _ => {}
+            }
+        }
+        for (base, kind) in names.iter().filter_map(|name| parse_file_name(name)) {
+            if matches!(kind, Kind::Index | Kind::TimeIndex) && !bases.contains(&base) {
+                files.remove(base, kind)?;
+            }
+        }
+        let mut found = Vec::new();
+        for base in bases {
+            let bytes = files.open(base, Kind::Log)?.len()?;
+            let size = u32::try_from(bytes).ok().filter(|size| *size <= SEGMENT_BYTES_MAX);
+            let too_large = || OpenError::TooLarge { file: files.path(base, Kind::Log), bytes };
+            found.push((base, size.ok_or_else(too_large).map_err(Stop::Error)?));
+        }
+        Ok(found)
+    }
+
+    fn marker(&mut self) -> io::Result<Option<Offset>> {
+        let files = &self.log.files;
+        let content = match read_file(&*files.disk, &files.dir.join(MARKER), MARKER_BYTES_MAX) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        self.log.marked = true;
+        // A marker that cannot be read lowers the recovery point all the way: more is read, nothing is lost.
+        Ok(Some(parse_marker(&content).unwrap_or_default()))
+    }
+
+    /// The epochs below the recovery point: from their file, else from the batches. False if those are damaged.
+    fn read_epochs(&mut self, found: &[(Offset, u32)], resume: usize, trusted: Offset) -> Result<bool, Stop> {
+        let files = &self.log.files;
+        let text = match read_file(&*files.disk, &files.dir.join(EPOCH_FILE), EPOCH_BYTES_MAX) {
+            Ok(content) => String::from_utf8(content).ok(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => {
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let first = found.first().map_or(trusted, |(base, _)| *base);
+        if let Some(cache) = text.and_then(|text| EpochCache::decode(&text).ok()) {
+            self.log.epochs = cache;
+            self.log.epochs.truncate_to(trusted);
+            // The first batch is in some epoch: a file without it is older than it should be.
+            if trusted == first
+                || self.log.epochs.entries().first().is_some_and(|entry| entry.start <= self.log.start)
+            {
+                return Ok(true);
+            }
+        }
+        self.log.epochs = EpochCache::default();
+        if trusted == first {
+            return Ok(true);
+        }
+        self.report.epochs_rebuilt = true;
+        for (at, (base, size)) in found.iter().enumerate().take(resume + 1) {
+            if let Err(broken) = self.add_epochs(*base, *size, trusted) {
+                self.damage(at, *base, *size, broken)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn add_epochs(&mut self, base: Offset, size: u32, trusted: Offset) -> Result<(), WalkError> {
+        let file = self.log.files.open(base, Kind::Log)?;
+        let mut walk = Walk::new(&*file, 0, size, SCAN_BYTES);
+        let mut end = base;
+        while end < trusted
+            && let Some((_, header)) = walk.next()?
+        {
+            end = header.next_offset();
+            self.log.epochs.assign(header.leader_epoch, header.base_offset);
+        }
+        Ok(())
+    }
+
+    /// Checks the segments from the one that holds the recovery point on. False if one is damaged.
+    fn check_all(&mut self, found: &[(Offset, u32)], resume: usize, trusted: Offset) -> Result<bool, Stop> {
+        for (at, (base, size)) in found.iter().enumerate().skip(resume) {
+            if at > resume && *base < self.log.end {
+                let reason = format!(
+                    "it begins at offset {base}, before the end {} of the one before it",
+                    self.log.end
+                );
+                self.cut(found, at, 0, reason, false)?;
+                return Ok(true);
+            }
+            self.log.end = self.log.end.max(*base);
+            let checked = self.check_segment(*base, *size, trusted);
+            let (position, reason) = match checked {
+                Ok(()) => continue,
+                Err(WalkError::Io(error)) => return Err(error.into()),
+                Err(WalkError::Broken { position, reason }) => (position, reason.to_string()),
+            };
+            let behind = self.has_batches_behind(found, at, position)?;
+            let torn = self.log.end >= trusted && !(behind && self.opening.page_cache == PageCache::Kept);
+            if torn {
+                self.cut(found, at, position, reason, behind)?;
+                return Ok(true);
+            }
+            self.report_damage(*base, position, reason);
+            return Ok(false);
+        }
+        if self.log.end >= trusted {
+            return Ok(true);
+        }
+        let (base, size) = found.last().copied().unwrap_or((self.log.end, 0));
+        let reason = format!("the log ends here and was durable up to offset {trusted}");
+        self.report_damage(base, size, reason);
+        Ok(false)
+    }
+
+    /// Takes in one segment, its last in [`Log::segments`] from now on.
+    fn check_segment(&mut self, base: Offset, size: u32, trusted: Offset) -> Result<(), WalkError> {
+        let mut segment = Segment::existing(base, size, self.log.clock.wall_ms());
+        let from = self.resume_position(&mut segment, trusted)?;
+        self.log.segments.push(segment);
+        let file = self.log.files.open(base, Kind::Log)?;
+        let mut walk = Walk::new(&*file, from, size, SCAN_BYTES);
+        while let Some((position, header)) = walk.next()? {
+            if header.base_offset >= trusted {
+                walk.check(position, &header)?;
+                self.report.checked_bytes += header.size_bytes as u64;
+            }
+            self.take_in(position, &header, trusted)?;
+        }
+        Ok(())
+    }
+
+    /// Where to begin in a segment, which then ends there: at an indexed batch before the recovery point, else at the
+    /// first.
+    fn resume_position(&mut self, segment: &mut Segment, trusted: Offset) -> Result<u32, WalkError> {
+        let (files, config) = (&self.log.files, &self.log.config);
+        let base = segment.base();
+        if trusted > base
+            && let Some(indexes) = Indexes::open(base, files, segment.size(), config.index_interval_bytes)?
+            && let Some((position, offset)) = indexed_batch(files, config, segment, indexes, trusted)?
+        {
+            match segment.forget_from(files, config, position, offset) {
+                Ok(()) => {
+                    self.log.end = offset;
+                    return Ok(position);
+                }
+                Err(WalkError::Io(error)) => return Err(error.into()),
+                // The indexes do not lead through the batches: build them anew.
+                Err(WalkError::Broken { .. }) => {}
+            }
+        }
+        self.report.indexes_rebuilt |= trusted > base;
+        segment.restart(files)?;
+        self.log.end = self.log.end.max(base);
+        Ok(0)
+    }
+
+    fn take_in(&mut self, position: u32, header: &BatchHeader, trusted: Offset) -> Result<(), WalkError> {
+        let Log { segments, files, config, epochs, end, .. } = &mut self.log;
+        let Some(segment) = segments.last_mut() else { return Ok(()) };
+        let newest = epochs.latest().map(|entry| entry.epoch);
+        let fell = header.base_offset >= trusted && newest.is_some_and(|newest| header.leader_epoch < newest);
+        if header.base_offset < *end || segment.relative(header.last_offset()).is_none() || fell {
+            let reason = crate::protocol::batch::BatchError::Offsets {
+                base: header.base_offset.0,
+                delta: header.last_offset_delta,
+            };
+            return Err(WalkError::Broken { position, reason });
+        }
+        segment.note_batch(files, config, header)?;
+        if header.base_offset >= trusted {
+            epochs.assign(header.leader_epoch, header.base_offset);
+            segment.note_verified(position..segment.size());
+        }
+        *end = header.next_offset();
+        Ok(())
+    }
+
+    /// Whether a whole batch that may belong to the log lies behind a broken one.
+    fn has_batches_behind(&self, found: &[(Offset, u32)], at: usize, position: u32) -> io::Result<bool> {
+        let mut from = position.saturating_add(1);
+        for (base, size) in found.iter().skip(at) {
+            let file = self.log.files.open(*base, Kind::Log)?;
+            if find_batch(&*file, from, *size, self.log.end)?.is_some() {
+                return Ok(true);
+            }
+            from = 0;
+        }
+        Ok(false)
+    }
+
+    /// Cuts a torn tail and removes the segments behind it.
+    fn cut(
+        &mut self,
+        found: &[(Offset, u32)],
+        at: usize,
+        position: u32,
+        reason: String,
+        batches_behind: bool,
+    ) -> Result<(), Stop> {
+        let Some((base, size)) = found.get(at) else { return Ok(()) };
+        let files = &self.log.files;
+        let behind: u64 = found.iter().skip(at + 1).map(|(_, size)| u64::from(*size)).sum();
+        let bytes = u64::from(size - position) + behind;
+        for (base, _) in found.iter().skip(at + 1).rev() {
+            remove_segment(files, *base)?;
+        }
+        if position == 0 && at > 0 {
+            remove_segment(files, *base)?;
+            if self.log.segments.last().is_some_and(|segment| segment.base() == *base) {
+                self.log.segments.pop();
+            }
+        } else {
+            let file = files.open(*base, Kind::Log)?;
+            file.set_len(u64::from(position))?;
+            file.sync_now()?;
+        }
+        files.disk.sync_dir(&files.dir)?;
+        let file = files.path(*base, Kind::Log);
+        let end = self.log.end;
+        tracing::warn!(
+            "{}: cut {bytes} bytes at byte {position}, offset {end}, that were not durable: {reason}",
+            file.display()
+        );
+        self.report.cut = Some(Cut { file, position, end, bytes, reason, batches_behind });
+        Ok(())
+    }
+
+    fn damage(&mut self, at: usize, base: Offset, size: u32, error: WalkError) -> Result<(), Stop> {
+        let (position, reason) = match error {
+            WalkError::Io(error) => return Err(error.into()),
+            WalkError::Broken { position, reason } => (position, reason.to_string()),
+        };
+        self.log.segments.truncate(at);
+        let mut segment = Segment::existing(base, size, self.log.clock.wall_ms());
+        segment.restart(&self.log.files)?;
+        self.log.segments.push(segment);
+        self.log.end = self.log.end.max(base);
+        self.report_damage(base, position, reason);
+        Ok(())
+    }
+
+    fn report_damage(&mut self, base: Offset, position: u32, reason: String) {
+        let file = self.log.files.path(base, Kind::Log);
+        let damage = Damage { file, position, offset: self.log.end, reason };
+        tracing::error!("a record log is damaged and its partition is not served: {damage}");
+        self.log.unusable = Some(Unusable::Damaged(damage.clone()));
+        self.report.damage = Some(damage);
+    }
+
+    /// Sets start, synced end and recovery point when the end is known.
+    fn settle(&mut self, resume: usize, trusted: Offset, whole: bool) -> Result<(), Stop> {
+        let log = &mut self.log;
+        log.synced = trusted.min(log.end);
+        log.recovery_point = log.synced;
+        if log.segments.is_empty() {
+            log.segments.push(Segment::empty(log.end, log.clock.wall_ms()));
+        }
+        if log.end > trusted || self.report.indexes_rebuilt || self.report.cut.is_some() {
+            log.mark_unsynced_from(resume);
+        }
+        if whole && log.start > log.end {
+            // The start was moved and kept, and the records up to it were not durable.
+            let start = log.start;
+            log.start = log.end;
+            log.truncate_fully_and_start_at(start).map_err(|error| Stop::Io(io::Error::other(error)))?;
+        }
+        log.start = log.start.min(log.end);
+        log.epochs.delete_before(log.start);
+        log.validate();
+        Ok(())
+    }
+}
+
+/// The last indexed batch before the recovery point: where it begins and its base offset. `None` if the index points
+/// to no such batch.
+fn indexed_batch(
+    files: &Files,
+    config: &LogConfig,
+    segment: &mut Segment,
+    indexes: Indexes,
+    trusted: Offset,
+) -> Result<Option<(u32, Offset)>, WalkError> {
+    segment.adopt(indexes);
+    let Some(position) = segment.border_before(files, config, trusted)? else { return Ok(None) };
+    let file: std::sync::Arc<dyn DiskFile> = segment.file(files)?;
+    match Walk::new(&*file, position, segment.size(), super::walk::LOOKUP_BYTES).next() {
+        Ok(Some((_, header))) if header.base_offset >= segment.base() => {
+            Ok(Some((position, header.base_offset)))
+        }
+        Ok(_) | Err(WalkError::Broken { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_segment(files: &Files, base: Offset) -> io::Result<()> {
+    for kind in [Kind::Log, Kind::Index, Kind::TimeIndex, Kind::Snapshot] {
+        files.remove(base, kind)?;
+    }
+    Ok(())
+}
