@@ -9,5 +9,6 @@ pub mod controller;
 pub mod ids;
 pub mod log;
 pub mod metadata;
+pub mod partition;
 pub mod protocol;
 pub mod runtime;
