@@ -2,5 +2,6 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod conformance;
 pub mod history;
 pub mod kafka;

@@ -3,6 +3,38 @@
 //! A backend is constructed ([`Consensus`]), then started ([`Consensus::start`]), and only the running half
 //! ([`Running`]) has leader events. Nobody can wait for a leader before the engine that elects one runs, because
 //! there is nothing to wait on. What a leader event permits is decided in [`activation`].
+//!
+//! What stands in the wrong order does not compile. A backend starts once:
+//! ```compile_fail,E0382
+//! # use quorate_core::consensus::{Consensus, Resume, StartError};
+//! async fn start_twice(backend: Box<dyn Consensus>) -> Result<(), StartError> {
+//!     backend.start(Resume::default()).await?;
+//!     backend.start(Resume::default()).await?;
+//!     Ok(())
+//! }
+//! ```
+//! Nobody can subscribe to the events of a backend that was not started:
+//! ```compile_fail,E0599
+//! # use quorate_core::consensus::{Consensus, LeaderEvents};
+//! fn subscribe_before_start(backend: &dyn Consensus) -> LeaderEvents {
+//!     backend.leader_events()
+//! }
+//! ```
+//! Nobody leads who was not told so, and applied what came before:
+//! ```compile_fail,E0451
+//! # use quorate_core::{consensus::activation::Leading, ids::Epoch};
+//! fn lead_by_wish() -> Leading {
+//!     Leading { epoch: Epoch(1) }
+//! }
+//! ```
+//! And this is the order in which it does:
+//! ```
+//! # use quorate_core::consensus::{Consensus, LeaderEvents, Resume, StartError};
+//! async fn subscribe(backend: Box<dyn Consensus>) -> Result<LeaderEvents, StartError> {
+//!     let running = backend.start(Resume::default()).await?;
+//!     Ok(running.leader_events())
+//! }
+//! ```
 
 pub mod activation;
 mod history;

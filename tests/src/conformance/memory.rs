@@ -1,0 +1,124 @@
+//! The memory backend's lab.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_core::{
+    consensus::{
+        Consensus, NodeId, StartError,
+        memory::{Memory, MemoryCluster, MemoryConfig},
+    },
+    runtime::{Clock, Rng},
+};
+
+use super::{Backend, Capability, Constructor, Lab};
+
+/// How long a node waits for a leader before it campaigns.
+const ELECTION: Duration = Duration::from_millis(100);
+
+/// The memory backend, electing by itself, on paused time.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryBackend {
+    /// Chooses the delays.
+    pub seed: u64,
+    /// How long entries take at most.
+    pub delay: Duration,
+}
+
+impl MemoryBackend {
+    /// Entries take no time.
+    #[must_use]
+    pub fn instant() -> Self {
+        Self { seed: 1, delay: Duration::ZERO }
+    }
+
+    /// Entries take up to 5 ms.
+    #[must_use]
+    pub fn delayed() -> Self {
+        Self { seed: 2, delay: Duration::from_millis(5) }
+    }
+
+    /// The lab itself, for those who change it.
+    #[must_use]
+    pub fn memory_lab(&self, nodes: usize) -> MemoryLab {
+        let clock = Clock::simulated(0).0;
+        let mut config = MemoryConfig::timed(i32::try_from(nodes).unwrap_or(i32::MAX), ELECTION);
+        config.kept_tail = 0;
+        config.delay = Duration::ZERO..self.delay;
+        let cluster = MemoryCluster::new(config, clock.clone(), Rng::seeded(self.seed));
+        MemoryLab { cluster, clock }
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
+    fn can(&self, capability: Capability) -> Result<(), String> {
+        match capability {
+            Capability::BadConfig => Err("its configuration is a value that cannot be wrong".to_owned()),
+            Capability::Folder | Capability::Disk => Err("it has no disk".to_owned()),
+            Capability::External => Err("it has no quorum outside of its nodes".to_owned()),
+            Capability::Founders
+            | Capability::Votes
+            | Capability::Cut
+            | Capability::Silence
+            | Capability::HandOver
+            | Capability::PreVote
+            | Capability::ShortTail => Ok(()),
+        }
+    }
+
+    async fn lab(&self, nodes: usize) -> Box<dyn Lab> {
+        Box::new(self.memory_lab(nodes))
+    }
+}
+
+/// A memory cluster under the suite's hands.
+pub struct MemoryLab {
+    /// The cluster.
+    pub cluster: MemoryCluster,
+    clock: Clock,
+}
+
+#[async_trait]
+impl Lab for MemoryLab {
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    fn patience(&self) -> Duration {
+        ELECTION * 100
+    }
+
+    fn quiet(&self) -> Duration {
+        ELECTION * 10
+    }
+
+    fn constructor(&mut self, node: NodeId) -> Constructor {
+        let cluster = self.cluster.clone();
+        Box::new(move || Ok::<Box<dyn Consensus>, StartError>(Box::new(Memory::new(&cluster, node))))
+    }
+
+    async fn crashed(&mut self, node: NodeId) {
+        self.cluster.kill(node);
+    }
+
+    async fn cut(&mut self, node: NodeId) {
+        self.cluster.cut(node);
+    }
+
+    async fn heal(&mut self, node: NodeId) {
+        self.cluster.heal(node);
+    }
+
+    async fn silence(&mut self, node: NodeId) {
+        self.cluster.cut(node);
+    }
+}
