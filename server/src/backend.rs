@@ -1,5 +1,19 @@
 //! The only place that names consensus backends.
 
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use quorate_core::{
+    consensus::Consensus,
+    metadata::configs::{Key, Kind, Scope},
+    runtime::{Connection, Runtime},
+};
+use tokio::sync::mpsc;
+
+use crate::config::{ServerConfig, endpoints::items};
+
+/// Connections that peers of an in-process backend made to the controller listener.
+pub(crate) type PeerConnections = mpsc::Receiver<(Connection, SocketAddr)>;
+
 /// The backends of this build, as `consensus` and `--consensus` take them.
 pub(crate) fn names() -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -11,3 +25,110 @@ pub(crate) fn names() -> Vec<&'static str> {
     }
     names
 }
+
+/// Whether this build has the backend.
+///
+/// # Errors
+/// A sentence that names those it has.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let names = names();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err(format!("consensus={name}: there is no such backend; this build has {}", names.join(", ")))
+}
+
+/// Constructs the backend that the configuration names: no disk, no network, no task, no waiting.
+///
+/// # Errors
+/// A sentence that names the key whose value cannot be.
+pub(crate) fn select(
+    config: &ServerConfig,
+    runtime: &Runtime,
+    peers: PeerConnections,
+) -> Result<Box<dyn Consensus>, String> {
+    check_name(&config.consensus.name)?;
+    match config.consensus.name.as_str() {
+        #[cfg(feature = "etcd")]
+        "etcd" => etcd(config, runtime),
+        other => Err(format!("consensus={other}: this build cannot start it")),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(config: &ServerConfig, runtime: &Runtime) -> Result<Box<dyn Consensus>, String> {
+    use quorate_consensus_etcd::{Credentials, Etcd, EtcdConfig, Tls};
+
+    let option = |name: &str| {
+        let value = config.consensus.options.get(&format!("consensus.etcd.{name}"));
+        value.filter(|value| !value.is_empty()).cloned()
+    };
+    let endpoints = items(&option("endpoints").unwrap_or_default()).map(str::to_owned).collect();
+    let advertised = config.controller_endpoint().unwrap_or_default();
+    let mut etcd = EtcdConfig::new(config.node, advertised, endpoints, runtime.clone());
+    etcd.campaigns = config.roles.controller;
+    if let Some(prefix) = option("prefix") {
+        etcd.prefix = prefix;
+    }
+    if let Some(seconds) = option("lease.ttl.s").and_then(|text| text.parse().ok()) {
+        etcd.lease_ttl = Duration::from_secs(seconds);
+    }
+    etcd.credentials = option("username")
+        .map(|username| Credentials { username, password: option("password").unwrap_or_default() });
+    let file = |name: &str| option(name).map(PathBuf::from);
+    let tls = Tls {
+        ca_file: file("tls.ca.file"),
+        cert_file: file("tls.cert.file"),
+        key_file: file("tls.key.file"),
+        server_name: option("tls.server.name"),
+    };
+    etcd.tls = (tls != Tls::default()).then_some(tls);
+    Ok(Box::new(Etcd::new(etcd).map_err(|error| error.to_string())?))
+}
+
+const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
+    Key { name, kind, default, scope: Scope::ReadOnly, doc }
+}
+
+/// The keys of the backends.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "consensus.etcd.endpoints",
+        Kind::List(&[]),
+        None,
+        "etcd's client URLs, http://host:port or https://host:port. Required with consensus=etcd.",
+    ),
+    key(
+        "consensus.etcd.lease.ttl.s",
+        Kind::Int(2, 60),
+        Some("6"),
+        "How long a leader that has fallen silent keeps its leadership, in seconds.",
+    ),
+    key("consensus.etcd.password", Kind::Password, None, "The password of consensus.etcd.username."),
+    key(
+        "consensus.etcd.prefix",
+        Kind::Text,
+        Some("/quorate/default"),
+        "The cluster's place in etcd: two clusters on one etcd need two.",
+    ),
+    key(
+        "consensus.etcd.tls.ca.file",
+        Kind::Text,
+        None,
+        "Who signs etcd's certificates (PEM); unset, the system's roots.",
+    ),
+    key(
+        "consensus.etcd.tls.cert.file",
+        Kind::Text,
+        None,
+        "The certificate that this node shows to etcd (PEM).",
+    ),
+    key("consensus.etcd.tls.key.file", Kind::Text, None, "The key of consensus.etcd.tls.cert.file (PEM)."),
+    key(
+        "consensus.etcd.tls.server.name",
+        Kind::Text,
+        None,
+        "The name in etcd's certificate, where it is not the endpoint's host.",
+    ),
+    key("consensus.etcd.username", Kind::Text, None, "The user that this node is in etcd."),
+];

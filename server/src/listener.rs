@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use quorate_core::runtime::{Clock, Connection, TaskScope};
+use quorate_core::{
+    broker::config::ListenerPurpose,
+    runtime::{Clock, Connection, TaskScope},
+};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::config::{ListenerConfig, Purpose, endpoints::Endpoint};
+use crate::config::{ListenerConfig, endpoints::Endpoint};
 
 /// Connections that wait to be accepted while a node starts or is busy; the system caps it (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
@@ -47,7 +50,7 @@ pub(crate) struct Bound {
     /// The listener's name.
     pub(crate) name: String,
     /// Who speaks on it.
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: ListenerPurpose,
     /// What clients are told.
     pub(crate) advertised: Endpoint,
     /// Where it is.
@@ -225,7 +228,7 @@ mod tests {
 
     fn config(bind: Endpoint) -> ListenerConfig {
         let advertised = bind.clone();
-        ListenerConfig { name: "PLAINTEXT".to_owned(), bind, advertised, purpose: Purpose::Client }
+        ListenerConfig { name: "PLAINTEXT".to_owned(), bind, advertised, purpose: ListenerPurpose::Client }
     }
 
     fn anywhere() -> Endpoint {

@@ -1,14 +1,39 @@
-//! The broker process.
+//! The binary `quorate`: the process around the broker. See `ARCHITECTURE.md` for the map.
+
 mod backend;
 mod cli;
 mod config;
+mod dev;
 mod exit;
 mod fetch_page;
 mod http;
 mod leadership;
 mod listener;
 mod logging;
+mod metrics;
+mod node;
 mod parent;
 mod readiness;
+mod server;
+mod tied;
 mod version;
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Dev(args) => dev::run(&args),
+        Command::Server(args) => server::run(&args),
+        Command::Topic(_) | Command::Produce(_) | Command::Consume(_) => Ok(()),
+        Command::Version(args) => {
+            println!("{}", version::text(args.json));
+            Ok(())
+        }
+        Command::Tied(args) => Err(tied::run(&args)),
+    };
+    exit::report(outcome)
+}

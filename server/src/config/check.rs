@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 
 use super::{keys, settings::Settings};
 
-/// One line a key, in the table's order, then the backend's own keys: `key=value  (origin)`.
+/// One line a key: `key=value  (origin)`. Secrets are not shown.
 pub(crate) fn report(settings: &Settings) -> String {
+    let mut keys: Vec<_> = keys::all().collect();
+    keys.sort_by_key(|key| key.name);
     let mut text = String::new();
-    let backend = settings.all_set().filter(|(key, _)| key.starts_with(keys::BACKEND_PREFIX));
-    let names = keys::KEYS.iter().map(|key| key.name).chain(backend.map(|(key, _)| key));
-    for name in names {
+    for key in keys {
+        let name = key.name;
         // Writing to a String does not fail.
         let _ = match settings.get(name) {
+            Some(setting) if key.is_sensitive() => writeln!(text, "{name}=[hidden]  ({})", setting.origin),
             Some(setting) => writeln!(text, "{name}={}  ({})", setting.value, setting.origin),
             None => writeln!(text, "{name}  (not set)"),
         };

@@ -26,21 +26,26 @@ num.network.threads=3
 num.io.threads=8
 socket.send.buffer.bytes=102400
 socket.receive.buffer.bytes=102400
+socket.request.max.bytes=104857600
 log.dirs=/tmp/kraft-combined-logs
+num.partitions=1
 num.recovery.threads.per.data.dir=1
 offsets.topic.replication.factor=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
+log.retention.hours=168
+log.segment.bytes=1073741824
+log.retention.check.interval.ms=300000
 ";
 
 #[test]
 fn kafkas_own_file_is_understood() {
     let config = config(KAFKAS_OWN).unwrap();
-    assert_eq!((config.node, config.broker, config.controller), (NodeId(1), true, true));
-    let purposes: Vec<Purpose> = config.listeners.iter().map(|listener| listener.purpose).collect();
-    assert_eq!(purposes, [Purpose::InterBroker, Purpose::Controller]);
+    assert_eq!((config.node, config.roles), (NodeId(1), Roles { broker: true, controller: true }));
+    let purposes: Vec<ListenerPurpose> = config.listeners.iter().map(|listener| listener.purpose).collect();
+    assert_eq!(purposes, [ListenerPurpose::InterBroker, ListenerPurpose::Controller]);
     assert_eq!(config.listeners[0].advertised.to_string(), "localhost:9092");
     assert!(config.listeners[0].bind.is_wildcard());
     assert_eq!(config.voters.len(), 1);
@@ -63,9 +68,12 @@ fn one_line_is_enough_for_a_node_of_its_own_and_it_is_bound_to_loopback() {
 fn the_internal_listener_is_told_apart_from_the_clients() {
     let text =
         "node.id=1\nlisteners=INTERNAL://h:3,OUT://h:1,CONTROLLER://h:2\ninter.broker.listener.name=internal";
-    let purposes: Vec<Purpose> =
+    let purposes: Vec<ListenerPurpose> =
         config(text).unwrap().listeners.iter().map(|listener| listener.purpose).collect();
-    assert_eq!(purposes, [Purpose::InterBroker, Purpose::Client, Purpose::Controller]);
+    assert_eq!(
+        purposes,
+        [ListenerPurpose::InterBroker, ListenerPurpose::Client, ListenerPurpose::Controller]
+    );
 }
 
 #[test]
@@ -88,7 +96,8 @@ fn a_mere_controller_needs_no_listener_for_clients() {
 fn what_is_missing_or_contradicts_itself_is_named() {
     for (text, reason) in [
         ("", "node.id is not set"),
-        ("node.id=1\nprocess.roles=broker,observer", "f:2: process.roles: 'observer' is no role"),
+        ("node.id=1\nprocess.roles=broker,observer", "f:2: 'broker,observer' is no value of 'process.roles'"),
+        ("node.id=1\nprocess.roles=", "process.roles: names no role"),
         ("node.id=1\nlisteners=PLAINTEXT://h:1", "names none of the listeners"),
         ("node.id=1\nlisteners=CONTROLLER://h:1", "has none for clients"),
         ("node.id=1\ncontroller.quorum.voters=2@h:1", "f:2: controller.quorum.voters: does not list node 1"),
@@ -106,7 +115,7 @@ fn what_is_missing_or_contradicts_itself_is_named() {
 
 #[test]
 fn every_mistake_is_reported_at_once() {
-    let error = refused("process.roles=x\nlog.dirs=,\nquorate.http.listener=y");
+    let error = refused("process.roles=\nlog.dirs=,\nquorate.http.listener=y");
     assert_eq!(error.lines().count(), 4, "{error}");
 }
 

@@ -1,16 +1,23 @@
 //! Configuration: Kafka's names in Kafka's syntax, laid over environment and flags, as one typed struct.
 
+mod broker;
 pub(crate) mod check;
 pub(crate) mod endpoints;
 mod keys;
-mod nearest;
 pub(crate) mod properties;
 pub(crate) mod settings;
 mod unserved;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use quorate_core::ids::NodeId;
+use quorate_core::{
+    broker::config::ListenerPurpose,
+    ids::NodeId,
+    metadata::{
+        configs,
+        image::{Configs, Roles},
+    },
+};
 
 use endpoints::{Endpoint, Voter, items};
 use settings::{ConfigError, ConfigErrors, Settings};
@@ -20,10 +27,8 @@ use settings::{ConfigError, ConfigErrors, Settings};
 pub(crate) struct ServerConfig {
     /// Who this node is.
     pub(crate) node: NodeId,
-    /// Whether it serves clients.
-    pub(crate) broker: bool,
-    /// Whether it may vote on the metadata.
-    pub(crate) controller: bool,
+    /// Whether it serves clients, and whether it may vote on the metadata.
+    pub(crate) roles: Roles,
     /// Where it listens.
     pub(crate) listeners: Vec<ListenerConfig>,
     /// The listener by which brokers reach each other; empty on a mere controller.
@@ -44,6 +49,8 @@ pub(crate) struct ServerConfig {
     pub(crate) shards: Option<usize>,
     /// Whether log lines are JSON.
     pub(crate) json_logs: bool,
+    /// Everything that was set, under the names that topics follow.
+    pub(crate) file: Configs,
 }
 
 /// One listener.
@@ -56,18 +63,7 @@ pub(crate) struct ListenerConfig {
     /// What clients are told; port 0 stands for the port that was bound.
     pub(crate) advertised: Endpoint,
     /// Who speaks on it.
-    pub(crate) purpose: Purpose,
-}
-
-/// Who speaks on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Clients.
-    Client,
-    /// Brokers, and clients too.
-    InterBroker,
-    /// Controllers, brokers that send requests to the controller, and the consensus backend's peers.
-    Controller,
+    pub(crate) purpose: ListenerPurpose,
 }
 
 /// The backend's name and its own keys.
@@ -89,6 +85,21 @@ impl ServerConfig {
         let config = reader.read();
         if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(reader.errors)) }
     }
+
+    /// Where other nodes reach this one's controller, `host:port`; `None` on a mere broker.
+    pub(crate) fn controller_endpoint(&self) -> Option<String> {
+        let own = self.voters.iter().find(|voter| voter.node == Some(self.node));
+        let listener =
+            self.listeners.iter().find(|listener| listener.purpose == ListenerPurpose::Controller)?;
+        Some(own.map_or(&listener.advertised, |voter| &voter.endpoint).to_string())
+    }
+}
+
+/// The process's environment, but for what is not UTF-8. The only place that reads it.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Reads values and keeps what is wrong with them, so that everything is reported at once.
@@ -108,8 +119,7 @@ impl Reader<'_> {
         let metadata_dir = metadata_dir.or_else(|| log_dirs.first().cloned()).unwrap_or_default();
         ServerConfig {
             node,
-            broker,
-            controller,
+            roles: Roles { broker, controller },
             listeners,
             inter_broker_listener,
             voters,
@@ -120,6 +130,7 @@ impl Reader<'_> {
             http: self.http(),
             shards: self.text("quorate.shards").and_then(|text| text.parse().ok()),
             json_logs: self.text("quorate.log.format").as_deref() == Some("json"),
+            file: self.file(),
         }
     }
 
@@ -154,9 +165,7 @@ impl Reader<'_> {
     fn roles(&mut self) -> (bool, bool) {
         let text = self.text("process.roles").unwrap_or_default();
         let roles: Vec<&str> = items(&text).collect();
-        if let Some(other) = roles.iter().find(|role| !["broker", "controller"].contains(role)) {
-            self.fail("process.roles", format!("'{other}' is no role: broker, controller or both"));
-        } else if roles.is_empty() {
+        if roles.is_empty() {
             self.fail("process.roles", "names no role: broker, controller or both");
         }
         (roles.contains(&"broker"), roles.contains(&"controller"))
@@ -185,9 +194,9 @@ impl Reader<'_> {
             .into_iter()
             .map(|(name, bind)| {
                 let purpose = match () {
-                    () if controllers.contains(&name) => Purpose::Controller,
-                    () if name == inter_broker => Purpose::InterBroker,
-                    () => Purpose::Client,
+                    () if controllers.contains(&name) => ListenerPurpose::Controller,
+                    () if name == inter_broker => ListenerPurpose::InterBroker,
+                    () => ListenerPurpose::Client,
                 };
                 let advertised = advertised.iter().find(|(listener, _)| *listener == name);
                 let advertised =
@@ -195,7 +204,7 @@ impl Reader<'_> {
                 ListenerConfig { name, bind, advertised, purpose }
             })
             .collect();
-        let controls = listeners.iter().any(|listener| listener.purpose == Purpose::Controller);
+        let controls = listeners.iter().any(|listener| listener.purpose == ListenerPurpose::Controller);
         if controller && !controls {
             self.fail(
                 "controller.listener.names",
@@ -272,7 +281,7 @@ impl Reader<'_> {
         if !servers.is_empty() {
             return servers;
         }
-        let own = listeners.iter().find(|listener| listener.purpose == Purpose::Controller);
+        let own = listeners.iter().find(|listener| listener.purpose == ListenerPurpose::Controller);
         match own {
             Some(listener) => vec![Voter { node: Some(node), endpoint: listener.advertised.clone() }],
             // Without a role, or without a listener for it, that is what is reported.
@@ -310,6 +319,13 @@ impl Reader<'_> {
             name: self.text("consensus").unwrap_or_default(),
             options: options.map(|(key, setting)| (key.to_owned(), setting.value.clone())).collect(),
         }
+    }
+
+    fn file(&self) -> Configs {
+        let own = self.settings.all_set().filter(|(key, _)| !key.starts_with(keys::BACKEND_PREFIX));
+        configs::with_unit_synonyms(
+            own.map(|(key, setting)| (key.to_owned(), setting.value.clone())).collect(),
+        )
     }
 
     fn http(&mut self) -> Option<Endpoint> {

@@ -4,11 +4,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use thiserror::Error;
 
-use super::{
-    keys::{self, Kind},
-    nearest::nearest,
-    properties, unserved,
-};
+use super::{keys, properties};
 
 /// Where a value came from. A later variant wins over an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +140,7 @@ impl Settings {
                 errors.extend(self.set(&own, value, origin).err());
             } else if !is_service_variable(name) {
                 // Others put variables there as well, so this is not refused.
-                let hint = suggestion(&key);
+                let hint = keys::suggestion(&key);
                 self.notes.push(format!("environment {variable}: no such key '{key}'{hint}; not read"));
             }
         }
@@ -165,20 +161,16 @@ impl Settings {
 
     fn set(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
         let value = value.trim().to_owned();
-        if !is_known(key) {
-            let Some(reason) = unserved::reason(key) else {
-                return Err(ConfigError {
-                    origin,
-                    problem: format!("unknown key '{key}'{}", suggestion(key)),
-                });
+        let Some(known) = keys::find(key) else {
+            let Some(reason) = keys::why_ignored(key) else {
+                let problem = format!("unknown key '{key}'{}", keys::suggestion(key));
+                return Err(ConfigError { origin, problem });
             };
             self.notes.push(format!("{origin}: {key} has no effect: {reason}"));
             return Ok(());
-        }
-        if let Some(known) = keys::find(key)
-            && let Err(problem) = check(known.kind, &value)
-        {
-            return Err(ConfigError { origin, problem: format!("{key}={value}: {problem}") });
+        };
+        if let Err(error) = known.check(&value) {
+            return Err(ConfigError { origin, problem: error.to_string() });
         }
         self.set.insert(key.to_owned(), Setting { value, origin });
         Ok(())
@@ -215,25 +207,7 @@ fn is_service_variable(name: &str) -> bool {
 }
 
 fn is_known(key: &str) -> bool {
-    keys::find(key).is_some() || key.strip_prefix(keys::BACKEND_PREFIX).is_some_and(|rest| !rest.is_empty())
-}
-
-fn suggestion(key: &str) -> String {
-    nearest(key, keys::KEYS.iter().map(|key| key.name))
-        .map_or_else(String::new, |near| format!("; did you mean '{near}'?"))
-}
-
-fn check(kind: Kind, value: &str) -> Result<(), String> {
-    match kind {
-        Kind::Text | Kind::List => Ok(()),
-        Kind::Choice(words) if words.contains(&value) => Ok(()),
-        Kind::Choice(words) => Err(format!("must be one of {}", words.join(", "))),
-        Kind::Number(low, high) => match value.parse::<i64>() {
-            Ok(number) if (low..=high).contains(&number) => Ok(()),
-            Ok(_) => Err(format!("must be from {low} to {high}")),
-            Err(_) => Err("must be a whole number".to_owned()),
-        },
-    }
+    keys::find(key).is_some()
 }
 
 #[cfg(test)]
@@ -309,9 +283,9 @@ mod tests {
             gather("node.id=-1\nquorate.log.format=xml\nquorate.shards=many", &[], &["node.id"]).unwrap_err();
         assert_eq!(
             errors.to_string(),
-            "s.properties:1: node.id=-1: must be from 0 to 2147483647\n\
-             s.properties:2: quorate.log.format=xml: must be one of text, json\n\
-             s.properties:3: quorate.shards=many: must be a whole number\n\
+            "s.properties:1: '-1' is no value of 'node.id': a whole number from 0 to 2147483647\n\
+             s.properties:2: 'xml' is no value of 'quorate.log.format': one of text, json\n\
+             s.properties:3: 'many' is no value of 'quorate.shards': a whole number from 1 to 1024\n\
              command line: 'node.id' is not key=value"
         );
     }

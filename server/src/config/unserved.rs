@@ -1,8 +1,7 @@
-//! Kafka's keys that mean nothing here, with the reason. They are accepted, so that a Kafka file can be tried as it
-//! is, and each is named once at the start.
+//! Kafka's keys that mean nothing here, with the reason, besides those of `quorate_core`'s table. They are accepted, so
+//! that a Kafka file can be tried as it is, and each is named once at the start.
 
 const RAFT: &str = "Kafka's own Raft is not used; the keys of the chosen backend begin with 'consensus.'";
-const THREADS: &str = "connections are served by one event loop a core; see quorate.shards";
 const ZOOKEEPER: &str = "there is no ZooKeeper; see controller.quorum.voters";
 const JAVA: &str = "it names a Java class, and nothing here loads any";
 const LATER_GROUPS: &str = "consumer groups are not served yet";
@@ -13,8 +12,6 @@ const LATER_QUOTAS: &str = "quotas are not served yet";
 const LATER_COMPACTION: &str = "log compaction is not served yet";
 const LATER_TIERS: &str = "tiered storage is not served yet";
 const MEASURE: &str = "metrics are read from /metrics; see quorate.http.listener";
-const RECOVERY: &str = "logs are recovered one after the other, from the last clean mark only";
-const SYSTEM: &str = "the operating system sizes the buffer";
 
 /// Why `name`, a key that Kafka knows, means nothing here.
 pub(crate) fn reason(name: &str) -> Option<&'static str> {
@@ -23,20 +20,8 @@ pub(crate) fn reason(name: &str) -> Option<&'static str> {
 }
 
 const EXACT: &[(&str, &str)] = &[
-    ("num.network.threads", THREADS),
-    ("num.io.threads", THREADS),
-    ("background.threads", THREADS),
-    ("num.replica.fetchers", "one fetcher serves each peer, whatever the number of partitions"),
-    ("num.recovery.threads.per.data.dir", RECOVERY),
     ("num.replica.alter.log.dirs.threads", "partitions are not moved between folders yet"),
-    ("socket.send.buffer.bytes", SYSTEM),
-    ("socket.receive.buffer.bytes", SYSTEM),
-    ("replica.socket.receive.buffer.bytes", SYSTEM),
-    ("log.flush.interval.messages", "quorate.durability decides when records are synced"),
     ("log.flush.interval.ms", "quorate.durability decides when records are synced"),
-    ("log.flush.scheduler.interval.ms", "quorate.durability decides when records are synced"),
-    ("log.flush.offset.checkpoint.interval.ms", "the synced end is marked with each sync"),
-    ("log.flush.start.offset.checkpoint.interval.ms", "the log start is marked when it moves"),
     ("log.preallocate", "segments grow as they are written"),
     ("inter.broker.protocol.version", "the metadata carries the feature level"),
     ("log.message.format.version", "records have one format, version 2"),
@@ -46,19 +31,13 @@ const EXACT: &[(&str, &str)] = &[
     ("broker.id.generation.enable", "node.id is always given"),
     ("reserved.broker.max.id", "node.id is always given"),
     ("leader.imbalance.per.broker.percentage", "leaders are not moved for balance yet"),
-    ("leader.imbalance.check.interval.seconds", "leaders are not moved for balance yet"),
-    ("auto.leader.rebalance.enable", "leaders are not moved for balance yet"),
     ("auto.include.jmx.reporter", MEASURE),
-    ("metric.reporters", MEASURE),
     ("authorizer.class.name", LATER_SECURITY),
     ("super.users", LATER_SECURITY),
     ("allow.everyone.if.no.acl.found", LATER_SECURITY),
     ("principal.builder.class", JAVA),
     ("create.topic.policy.class.name", JAVA),
     ("alter.config.policy.class.name", JAVA),
-    ("replica.selector.class", JAVA),
-    ("kafka.metrics.reporters", MEASURE),
-    ("kafka.metrics.polling.interval.secs", MEASURE),
     ("client.quota.callback.class", LATER_QUOTAS),
     ("early.start.listeners", "every listener is bound before anything else"),
     ("fetch.purgatory.purge.interval.requests", "a waiting request is a timer, not an entry to be purged"),
