@@ -33,6 +33,7 @@ mod recent;
 mod recovery;
 mod retention;
 mod segment;
+mod snapshots;
 mod sync;
 mod table;
 #[cfg(test)]
