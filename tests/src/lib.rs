@@ -3,5 +3,7 @@
 pub mod clients;
 pub mod cluster;
 pub mod conformance;
+pub mod etcd;
 pub mod history;
 pub mod kafka;
+pub mod proxy;

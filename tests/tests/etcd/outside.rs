@@ -1,0 +1,132 @@
+//! What an operator gets wrong, and an etcd that cannot: one sentence that names the cause.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_client::{Client, Permission};
+use quorate_consensus_etcd::Credentials;
+use quorate_core::consensus::{LogIndex, ProposeError, Resume};
+use quorate_tests::etcd::{EtcdServer, Release};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::common::{Node, config, fresh, start, until, within};
+
+#[tokio::test]
+async fn a_start_waits_for_no_etcd_and_the_status_names_the_endpoint() {
+    let mut etcd = EtcdServer::stopped(Release::Current, &[]);
+    let node = fresh(1, &etcd.address(), "/q").await;
+    let problem = node.problem("unreachable").await;
+    assert!(problem.to_lowercase().contains("refused"), "{problem}");
+    assert!(node.status().awaited().contains(&etcd.address()), "{}", node.status().awaited());
+    assert!(node.running.leader_events().last().is_none());
+    etcd.restart();
+    node.leads().await;
+    until("no problem", || node.status().peers.iter().all(|peer| peer.problem.is_none())).await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_not_etcds_is_told_apart_from_a_closed_one() {
+    let etcd = EtcdServer::start();
+    let node = fresh(1, &etcd.peer_address(), "/q").await;
+    let problem = node.problem("etcd's client port").await;
+    println!("peer port: {problem}");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let web = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    };
+    let node = fresh(1, &address, "/q").await;
+    let problem = tokio::select! { biased;
+        problem = node.problem("etcd's client port") => problem,
+        () = web => unreachable!(),
+    };
+    println!("web server: {problem}");
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = fresh(1, &mute.local_addr().unwrap().to_string(), "/q").await;
+    println!("mute: {}", node.problem("accepts connections").await);
+    let encrypted = format!("https://{}", etcd.address());
+    let node = fresh(1, &encrypted, "/q").await;
+    println!("https to plain: {}", node.problem("TLS").await);
+}
+
+#[tokio::test]
+async fn one_dead_endpoint_of_two_is_named_and_does_no_harm() {
+    let (etcd, dead) = (EtcdServer::start(), EtcdServer::stopped(Release::Current, &[]));
+    let mut config = config(1, &dead.address(), "/q");
+    config.endpoints.push(etcd.address());
+    let node = start(config, Resume::default()).await;
+    let (epoch, _) = node.leads().await;
+    assert_eq!(node.propose(epoch, "a").await, Ok(LogIndex(2)));
+    node.problem("unreachable").await;
+    assert_eq!(node.status().peers[1].problem, None);
+}
+
+async fn with_user(etcd: &EtcdServer, id: i32, username: &str, password: &str) -> Node {
+    let mut config = config(id, &etcd.address(), "/q");
+    config.credentials = Some(Credentials { username: username.to_owned(), password: password.to_owned() });
+    start(config, Resume::default()).await
+}
+
+async fn enable_users(client: &mut Client) {
+    client.role_add("quorate").await.unwrap();
+    client.role_grant_permission("quorate", Permission::read_write("/q/").with_prefix()).await.unwrap();
+    for (user, role) in [("root", "root"), ("broker", "quorate"), ("guest", "guest")] {
+        let _ = client.role_add(role).await;
+        client.user_add(user, "secret", None).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    client.auth_enable().await.unwrap();
+}
+
+#[tokio::test]
+async fn wrong_missing_and_insufficient_credentials_are_named() {
+    // Tokens that soon run out: the session outlives several.
+    let etcd = EtcdServer::start_with(Release::Current, &["--auth-token-ttl", "1"]);
+    let node = with_user(&etcd, 9, "broker", "secret").await;
+    node.leads().await;
+    node.running.shutdown().await;
+    enable_users(&mut etcd.client().await).await;
+    let wrong = with_user(&etcd, 1, "broker", "wrong").await;
+    wrong.problem("wrong user or password").await;
+    let missing = fresh(2, &etcd.address(), "/q").await;
+    missing.problem("demands a user").await;
+    let guest = with_user(&etcd, 3, "guest", "secret").await;
+    guest.problem("does not permit").await;
+    let right = with_user(&etcd, 4, "broker", "secret").await;
+    let (epoch, _) = right.leads().await;
+    for number in 0..30 {
+        assert!(right.propose(epoch, &number.to_string()).await.is_ok());
+        quorate_core::runtime::Clock::system().sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(right.status().peers[0].problem, None);
+    for node in [wrong, missing, guest] {
+        assert!(node.running.leader_events().last().is_none_or(|event| event.epoch.0 <= epoch.0));
+    }
+}
+
+#[tokio::test]
+async fn a_full_etcd_is_named_refuses_writes_and_keeps_reads() {
+    let etcd = EtcdServer::start_with(Release::Current, &["--quota-backend-bytes", "2097152"]);
+    let node = fresh(1, &etcd.address(), "/q").await;
+    let (epoch, _) = node.leads().await;
+    let mut index = LogIndex(1);
+    let refused = within("the quota is used up", async {
+        loop {
+            match node.running.propose(epoch, Bytes::from(vec![1; 500_000])).await {
+                Ok(next) => index = next,
+                Err(error) => return error,
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused, ProposeError::Busy, "a refusal that is worth a retry");
+    node.problem("NOSPACE").await;
+    assert_eq!(node.running.read_barrier().await, Ok(index));
+    assert_eq!(node.applied(index).await.entries.len() as u64, index.0);
+    assert!(node.status().awaited().contains("NOSPACE"));
+}
