@@ -104,19 +104,51 @@ impl Log {
         self.finish_append(pending, written)
     }
 
+    /// Appends one batch whose bytes lie in several pieces, so that a batch in borrowed bytes can be given another head
+    /// without being copied. `header` is that of the pieces together.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_pieces(&mut self, header: BatchHeader, pieces: &[&[u8]]) -> Result<Appended, AppendError> {
+        let have = pieces.iter().map(|piece| piece.len()).sum();
+        if have != header.size_bytes {
+            return Err(BatchError::Incomplete { have, need: header.size_bytes }.into());
+        }
+        self.check_append()?;
+        let (end, latest) = (self.end, self.latest_epoch());
+        check_order(&header, end, latest)?;
+        let pending = self.place(SmallVec::from_iter([header]), have)?;
+        let written = pending.write(pieces);
+        self.finish_append(pending, written)
+    }
+
     /// Finds a place for batches, as [`Log::append`], and leaves the writing to the caller.
     ///
     /// # Errors
     /// [`AppendError`]. The log may have rolled all the same.
     pub fn begin_append(&mut self, parts: &[&[u8]]) -> Result<PendingAppend, AppendError> {
+        self.check_append()?;
+        let batches = self.headers(parts)?;
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        self.place(batches, bytes)
+    }
+
+    fn check_append(&self) -> Result<(), AppendError> {
         if let Some(unusable) = &self.unusable {
             return Err(unusable.clone().into());
         }
         if self.appending {
             return Err(AppendError::Busy);
         }
-        let batches = self.headers(parts)?;
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        Ok(())
+    }
+
+    /// Finds a place for batches that are in order.
+    fn place(
+        &mut self,
+        batches: SmallVec<[BatchHeader; 1]>,
+        bytes: usize,
+    ) -> Result<PendingAppend, AppendError> {
         let (Some(first), Some(last)) = (batches.first().copied(), batches.last().copied()) else {
             return Err(BatchError::Incomplete { have: 0, need: 1 }.into());
         };
@@ -191,12 +223,7 @@ impl Log {
         let mut latest = self.latest_epoch();
         for batch in parts.iter().flat_map(|part| Batches::of(part)) {
             let header = *batch?.header();
-            if header.base_offset < end {
-                return Err(AppendError::OutOfOrder { found: header.base_offset, end });
-            }
-            if let Some(latest) = latest.filter(|latest| header.leader_epoch < *latest) {
-                return Err(AppendError::EpochFell { found: header.leader_epoch, latest });
-            }
+            check_order(&header, end, latest)?;
             end = header.next_offset();
             latest = Some(header.leader_epoch);
             headers.push(header);
@@ -302,4 +329,15 @@ impl Log {
         debug_assert!(self.synced <= self.end, "{self:?}");
         debug_assert!(self.segments.is_sorted_by(|a, b| a.base() < b.base()), "{self:?}");
     }
+}
+
+/// Whether a batch may follow a log that ends at `end` in epoch `latest`.
+fn check_order(header: &BatchHeader, end: Offset, latest: Option<LeaderEpoch>) -> Result<(), AppendError> {
+    if header.base_offset < end {
+        return Err(AppendError::OutOfOrder { found: header.base_offset, end });
+    }
+    if let Some(latest) = latest.filter(|latest| header.leader_epoch < *latest) {
+        return Err(AppendError::EpochFell { found: header.leader_epoch, latest });
+    }
+    Ok(())
 }

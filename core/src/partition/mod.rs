@@ -10,6 +10,8 @@
 //! offset (the high watermark, joining the ISR, lag) is decided here by the *end that counts*: the synced end in a
 //! `synced` topic, the log end in a `replicated` one.
 
+pub mod backlog;
 pub mod follower;
 pub mod isr;
 pub mod leader;
+pub mod settings;
