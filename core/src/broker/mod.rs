@@ -3,20 +3,41 @@
 //! A [`Broker`] is made without disk, network or waiting, so that its listeners can answer before anything else runs.
 //! [`start`] brings it up in the only order that compiles.
 
+mod admin;
+mod applier;
 pub mod config;
+mod controller;
+mod forward;
+mod heartbeat;
+mod image_file;
+mod outcomes;
+mod registration;
+pub mod service;
+pub mod start;
+mod syncs;
+
+#[cfg(test)]
+mod cluster_test;
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use config::BrokerConfig;
+pub use forward::{Caller, ControllerAt, ForwardError};
+pub use heartbeat::BrokerState;
+pub use syncs::{Sync, Syncs};
 
 use crate::{
     consensus::{Running, activation::Applied},
-    ids::{BrokerEpoch, LogIndex, NodeId},
-    metadata::{Image, image::Endpoint},
+    ids::{BrokerEpoch, DirectoryId, LogIndex, NodeId},
+    metadata::{
+        Image,
+        configs::{broker_key, broker_setting},
+        image::Endpoint,
+    },
     runtime::{Elapsed, Moment, Runtime},
 };
 
@@ -28,10 +49,35 @@ pub struct Broker {
     pub runtime: Runtime,
     /// This process, as registrations name it: new with every start.
     pub incarnation: Uuid,
+    /// Syncs of its disks that are under way. Every sync of records is begun here, because a disk that hangs must
+    /// silence the heartbeat.
+    pub syncs: Syncs,
     image: ArcSwap<Image>,
     applied: watch::Sender<Applied>,
     consensus: OnceLock<Arc<dyn Running>>,
     bound: OnceLock<BoundListeners>,
+    facts: OnceLock<NodeFacts>,
+    outcomes: outcomes::Outcomes,
+    leadership: ArcSwapOption<controller::Leadership>,
+    controller_at: watch::Sender<ControllerAt>,
+    link: forward::Link,
+    wants_shutdown: watch::Sender<bool>,
+    state: watch::Sender<BrokerState>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// What a node's folders say of it, read before the backend starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The cluster that the folders belong to; `None` where they are fresh.
+    pub cluster: Option<Uuid>,
+    /// The log directories, in the order of the configuration.
+    pub directories: Vec<DirectoryId>,
+    /// The machine was started anew, and the broker had not stopped in order before: what was only in the page cache
+    /// is lost.
+    pub page_cache_lost: bool,
+    /// An fsync failed in the last life of this node.
+    pub sync_failed: bool,
 }
 
 /// Where a node's listeners are reached, once they are bound.
@@ -56,6 +102,15 @@ impl Broker {
             applied: watch::Sender::new(Applied::default()),
             consensus: OnceLock::new(),
             bound: OnceLock::new(),
+            facts: OnceLock::new(),
+            syncs: Syncs::default(),
+            outcomes: outcomes::Outcomes::default(),
+            leadership: ArcSwapOption::empty(),
+            controller_at: watch::Sender::default(),
+            link: forward::Link::default(),
+            wants_shutdown: watch::Sender::new(false),
+            state: watch::Sender::default(),
+            fatal: watch::Sender::default(),
         })
     }
 
@@ -122,5 +177,59 @@ impl Broker {
         let image = self.image();
         let own = image.brokers.get(&self.node()).filter(|broker| broker.incarnation == self.incarnation);
         own.map_or(BrokerEpoch::NONE, |broker| broker.epoch)
+    }
+
+    /// What this node's folders say, once they have been read.
+    #[must_use]
+    pub fn facts(&self) -> Option<&NodeFacts> {
+        self.facts.get()
+    }
+
+    /// Where the controller is.
+    #[must_use]
+    pub fn controller_at(&self) -> watch::Receiver<ControllerAt> {
+        self.controller_at.subscribe()
+    }
+
+    /// How far this broker has come in its life.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<BrokerState> {
+        self.state.subscribe()
+    }
+
+    /// Why this node cannot go on; `None` while it can. Whoever runs the process ends it, with an error, when this is
+    /// set.
+    #[must_use]
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    /// Says that this node cannot go on. The first reason stays.
+    pub fn fail(&self, reason: &str) {
+        let first = self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert_with(|| reason.to_owned());
+            first
+        });
+        if first {
+            tracing::error!(%reason, "this node cannot go on");
+        }
+    }
+
+    /// What this broker has for a key: set for it, or for the cluster, or in its file, or by default.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<String> {
+        broker_setting(&self.image(), self.node(), &self.config.file, broker_key(name).ok()?).value
+    }
+
+    fn set_state(&self, state: BrokerState) {
+        self.state.send_if_modified(|present| std::mem::replace(present, state) != state);
+    }
+
+    /// A newer image; whoever waits for it is woken after it can be seen.
+    fn publish(&self, image: Arc<Image>) {
+        let applied = image.applied();
+        self.image.store(image);
+        self.applied.send_replace(applied);
     }
 }

@@ -28,6 +28,8 @@ const ELECTIONS_MAX: usize = 1000;
 pub struct Decision {
     /// Commands to propose, in order. Each is harmless if it comes twice or too late.
     pub commands: Vec<Command>,
+    /// Brokers that have been silent for a third of a session: try to connect to each of them, once for each silence.
+    pub probe: Vec<NodeId>,
     /// Give the leadership up.
     pub resign: bool,
     /// Look again at this time, if nothing happens before; `None` if only what happens can change anything.
@@ -63,11 +65,17 @@ pub fn decide(image: &Image, liveness: &Liveness, now: Moment, rebalance: bool) 
         if broker.fenced {
             continue;
         }
-        let expires = liveness.last(broker.node, broker.epoch).plus(liveness.session);
+        let last = liveness.last(broker.node, broker.epoch);
+        let (missed, expires) = (last.plus(liveness.session / 3), last.plus(liveness.session));
+        let probed = liveness.probed.get(&broker.node) == Some(&last);
+        if missed <= now && !probed {
+            decision.probe.push(broker.node);
+        }
+        let next = if missed > now { missed } else { expires };
         if expires <= now {
             silent.push(broker.as_ref());
         } else {
-            decision.next = Some(decision.next.map_or(expires, |next| next.min(expires)));
+            decision.next = Some(decision.next.map_or(next, |earlier| earlier.min(next)));
         }
     }
     silence(image, liveness, now, &silent, &mut decision);

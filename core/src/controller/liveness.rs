@@ -19,6 +19,8 @@ pub struct Liveness {
     pub session: Duration,
     /// Who was heard.
     pub contacts: BTreeMap<NodeId, Contact>,
+    /// Whom it was tried to reach in vain or not, and when that broker had been heard last: once for each silence.
+    pub probed: BTreeMap<NodeId, Moment>,
 }
 
 /// What a broker said last.
@@ -66,11 +68,26 @@ pub struct HeartbeatAnswer {
     pub may_stop: bool,
 }
 
+impl Contact {
+    /// Of a broker that has said nothing yet under this registration.
+    fn unheard(epoch: BrokerEpoch) -> Self {
+        Self {
+            epoch,
+            last: Moment::default(),
+            applied: LogIndex(0),
+            wants_fence: false,
+            wants_shutdown: false,
+            refused: false,
+            emptied_at: None,
+        }
+    }
+}
+
 impl Liveness {
     /// Nobody was heard yet.
     #[must_use]
     pub fn new(since: Moment, session: Duration) -> Self {
-        Self { since, session, contacts: BTreeMap::new() }
+        Self { since, session, contacts: BTreeMap::new(), probed: BTreeMap::new() }
     }
 
     /// Takes a heartbeat in and answers it from the image; what it leads to is decided afterwards.
@@ -104,23 +121,17 @@ impl Liveness {
     /// A broker has registered: its session begins.
     pub fn registered(&mut self, node: NodeId, epoch: BrokerEpoch, now: Moment) {
         if self.contacts.get(&node).is_none_or(|contact| contact.epoch < epoch) {
-            let contact = Contact {
-                epoch,
-                last: now,
-                applied: LogIndex(0),
-                wants_fence: true,
-                wants_shutdown: false,
-                refused: false,
-                emptied_at: None,
-            };
-            self.contacts.insert(node, contact);
+            self.contacts.insert(node, Contact { last: now, ..Contact::unheard(epoch) });
         }
     }
 
-    /// A connection to the broker's listener was refused after its own connection had been reset.
+    /// A connection to the broker's listener was refused: nobody listens there, so that its process has ended.
     pub fn refused(&mut self, node: NodeId, epoch: BrokerEpoch) {
-        if let Some(contact) = self.contacts.get_mut(&node).filter(|contact| contact.epoch == epoch) {
-            contact.refused = true;
+        let last = self.last(node, epoch);
+        let fresh = Contact { last, ..Contact::unheard(epoch) };
+        let contact = self.contacts.entry(node).or_insert(fresh);
+        if contact.epoch <= epoch {
+            *contact = Contact { epoch, refused: true, ..*contact };
         }
     }
 

@@ -58,6 +58,12 @@ impl TaskScope {
         Self { runtime, ..self.clone() }
     }
 
+    /// This scope, spawning on the current tokio runtime: for what a [`TaskScope::spawn_thread`] spawns in turn.
+    #[must_use]
+    pub fn here(&self) -> Self {
+        self.on(Handle::current())
+    }
+
     /// Runs `task` until it returns or the scope is killed. A task that must end with the scope waits for
     /// [`TaskScope::stopping`] itself, so that it can finish what it began.
     pub fn spawn<F>(&self, task: F)

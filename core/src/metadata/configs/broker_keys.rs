@@ -421,7 +421,10 @@ pub const IGNORED_KEYS: &[(&str, &str)] = &[
     ("metadata.max.retention.ms", "the log of the metadata belongs to the consensus backend"),
     ("metric.reporters", "metrics are read at /metrics"),
     ("num.io.threads", "requests are served where they are read, not on threads of their own"),
-    ("num.network.threads", "connections are served by one event loop a core; quorate.shards sets their number"),
+    (
+        "num.network.threads",
+        "connections are served by one event loop a core; quorate.shards sets their number",
+    ),
     ("num.recovery.threads.per.data.dir", "recovery reads only what is past the last clean mark"),
     ("num.replica.fetchers", "one fetcher for each other broker keeps up, as its requests are pipelined"),
     ("replica.high.watermark.checkpoint.interval.ms", "the high watermark is never used to truncate"),

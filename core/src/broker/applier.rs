@@ -1,0 +1,181 @@
+//! Follows the committed log and keeps the image: the only writer of the image on this node.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::{Broker, image_file};
+use crate::{
+    consensus::{Committed, CompactError, LogId, Running, Snapshot},
+    ids::{Epoch, LogIndex},
+    metadata::{Image, Outcome, apply, snapshot::Reader},
+};
+
+/// Entries after which the image is written to the disk again.
+const ENTRIES_MAX: u64 = 10_000;
+/// Bytes of entries after which the image is written to the disk again.
+const BYTES_MAX: u64 = 64 << 20;
+/// Before a snapshot that could not be read to its end is asked for again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Follows the log until the backend or the node stops.
+pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store: mpsc::Sender<Arc<Image>>) {
+    let mut applier = Applier {
+        image: broker.image_arc(),
+        stored: broker.image().index,
+        bytes: 0,
+        broker: broker.clone(),
+        consensus: consensus.clone(),
+        store,
+    };
+    loop {
+        let mut committed = consensus.committed(applier.image.index);
+        loop {
+            let item = tokio::select! { biased;
+                () = broker.runtime.tasks.stopping() => return,
+                item = committed.next() => item,
+            };
+            let step = match item {
+                Some(Committed::Entry { index, epoch, data }) => applier.entry(index, epoch, &data),
+                Some(Committed::Snapshot(snapshot)) => applier.snapshot(snapshot).await,
+                None => {
+                    if let Some(fatal) = consensus.status().fatal {
+                        broker.fail(&fatal);
+                    }
+                    return;
+                }
+            };
+            match step {
+                Ok(()) => {}
+                Err(Problem::Fatal(reason)) => return broker.fail(&reason),
+                Err(Problem::Retry(reason)) => {
+                    tracing::warn!(%reason, "a snapshot of the metadata is asked for again");
+                    break;
+                }
+            }
+        }
+        broker.runtime.clock.sleep(RETRY).await;
+    }
+}
+
+/// Writes images to the disk as the applier hands them over, and lets the backend forget what they contain. Runs on a
+/// thread of its own, because a sync blocks.
+pub(super) async fn store(
+    broker: Arc<Broker>,
+    consensus: Arc<dyn Running>,
+    mut images: mpsc::Receiver<Arc<Image>>,
+) {
+    loop {
+        let image = tokio::select! { biased;
+            () = broker.runtime.tasks.stopping() => return,
+            image = images.recv() => image,
+        };
+        let Some(image) = image else { return };
+        let folder = &broker.config.metadata_dir;
+        let meta = match image_file::store(&broker.runtime, folder, &image, &broker.syncs).await {
+            Ok(meta) => meta,
+            Err(error) => {
+                let folder = folder.display();
+                return broker.fail(&format!("cannot write the image of the metadata in {folder}: {error}"));
+            }
+        };
+        match consensus.compact(image_file::snapshot(image, meta)).await {
+            Ok(()) => {}
+            // Where one node writes for all, or nobody can now: the next image comes to it.
+            Err(CompactError::Unavailable(reason)) => {
+                tracing::debug!(%reason, "the log is not shortened now")
+            }
+            Err(error) => tracing::warn!(%error, "the log of the metadata could not be shortened"),
+        }
+    }
+}
+
+struct Applier {
+    broker: Arc<Broker>,
+    consensus: Arc<dyn Running>,
+    image: Arc<Image>,
+    /// The entry of the last image that was handed over to be stored.
+    stored: LogIndex,
+    /// Bytes of entries since then.
+    bytes: u64,
+    store: mpsc::Sender<Arc<Image>>,
+}
+
+enum Problem {
+    /// The node cannot follow the log.
+    Fatal(String),
+    /// Worth another try.
+    Retry(String),
+}
+
+impl Applier {
+    fn entry(&mut self, index: LogIndex, epoch: Epoch, data: &Bytes) -> Result<(), Problem> {
+        self.name_log()?;
+        let (image, outcome) =
+            apply(&self.image, index, epoch, data).map_err(|error| Problem::Fatal(error.to_string()))?;
+        if let Outcome::Rejected(rejection) = &outcome {
+            tracing::debug!(%index, %rejection, "a command was rejected");
+        }
+        let unclean = image.unclean_elections.saturating_sub(self.image.unclean_elections);
+        if unclean > 0 {
+            tracing::warn!(%index, count = unclean, "unclean elections: acknowledged records may be lost");
+        }
+        self.broker.outcomes.note(index, &outcome);
+        self.publish(image);
+        self.bytes += data.len() as u64;
+        if self.image.index.0.saturating_sub(self.stored.0) >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
+            self.hand_over();
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, snapshot: Snapshot) -> Result<(), Problem> {
+        self.name_log()?;
+        let Snapshot { meta, mut chunks } = snapshot;
+        if meta.index <= self.image.index {
+            return Ok(());
+        }
+        let mut reader = Reader::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| Problem::Retry(error.to_string()))?;
+            reader.push(&chunk).map_err(|error| Problem::Fatal(error.to_string()))?;
+        }
+        let image = reader.finish().map_err(|error| Problem::Fatal(error.to_string()))?;
+        let same = (image.index, image.epoch, image.chain) == (meta.index, meta.epoch, meta.chain);
+        if !same || image.log_id != self.image.log_id {
+            return Err(Problem::Fatal("a snapshot of the metadata is of another history".to_owned()));
+        }
+        self.publish(image);
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Before the first entry, the log's name is learnt from the backend.
+    fn name_log(&mut self) -> Result<(), Problem> {
+        if self.image.log_id != LogId::default() {
+            return Ok(());
+        }
+        let Some(log_id) = self.consensus.status().log_id else {
+            return Err(Problem::Fatal(
+                "the backend has committed something and not named its log".to_owned(),
+            ));
+        };
+        self.image = Arc::new(Image::new(log_id));
+        Ok(())
+    }
+
+    fn publish(&mut self, image: Image) {
+        self.image = Arc::new(image);
+        self.broker.publish(self.image.clone());
+    }
+
+    /// If the last image is still being written, the next entry tries again.
+    fn hand_over(&mut self) {
+        if self.store.try_send(self.image.clone()).is_ok() {
+            self.stored = self.image.index;
+            self.bytes = 0;
+        }
+    }
+}
