@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{
-    consensus::{Leader, LogId, ProposeError},
+    consensus::{Epoch, Leader, LogId, ProposeError},
     runtime::Moment,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 const RETRY: Duration = Duration::from_millis(50);
 /// Between attempts of what etcd has refused.
 const REFUSED: Duration = Duration::from_secs(1);
-/// Candidates wait for up to so long, so that they do not all ask in the same moment.
+/// Whoever has lost a campaign waits for up to so long before the next.
 const JITTER_MS: u64 = 30;
 
 /// Runs one session after the other until the backend stops.
@@ -37,20 +37,21 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         first = view.wait_for(Option::is_some) => first.ok().and_then(|head| head.clone()),
     };
     let former = first.and_then(|head| shared.former_life(&head));
-    let mut quiet_until = Moment::default();
+    let mut resigned = None;
     while !shared.is_stopping() {
         let opened = tokio::select! { biased;
             () = shared.stopping() => return,
-            opened = Session::open(&shared, former.as_ref(), quiet_until) => opened,
+            opened = Session::open(&shared, former.as_ref(), resigned) => opened,
         };
         let Some(session) = opened else {
             let pause = shared.runtime.clock.sleep(RETRY * 4);
             tokio::select! { biased; () = shared.stopping() => return, () = pause => continue };
         };
         let end = session.live().await;
-        session.close(end).await;
+        let led = session.close(end).await;
         if end == End::Resigned {
-            quiet_until = shared.runtime.clock.now().plus(shared.ttl);
+            let until = shared.runtime.clock.now().plus(shared.ttl);
+            resigned = led.map(|epoch| Resigned { epoch, until });
         }
     }
 }
@@ -70,19 +71,25 @@ enum End {
     Resigned,
 }
 
+/// A leadership that was given up: until another one has begun, or for a while, this node does not campaign.
+#[derive(Clone, Copy, Debug)]
+struct Resigned {
+    epoch: Epoch,
+    until: Moment,
+}
+
 struct Session<'a> {
     shared: &'a Shared,
     me: Candidate,
     former: Option<&'a Bytes>,
-    /// No campaign before; set after a resignation.
-    quiet_until: Moment,
+    resigned: Option<Resigned>,
     /// When the last acknowledged keep-alive was sent.
     renewed: Mutex<Moment>,
 }
 
 impl<'a> Session<'a> {
     /// `None` if etcd does not answer or refuses.
-    async fn open(shared: &'a Shared, former: Option<&'a Bytes>, quiet_until: Moment) -> Option<Self> {
+    async fn open(shared: &'a Shared, former: Option<&'a Bytes>, resigned: Option<Resigned>) -> Option<Self> {
         let sent = shared.runtime.clock.now();
         let ttl_s = i64::try_from(shared.ttl.as_secs()).unwrap_or(i64::MAX);
         let (lease, _) = shared.store.grant(ttl_s).await.ok()?;
@@ -91,7 +98,7 @@ impl<'a> Session<'a> {
         let me = Candidate { node, endpoint, token: shared.runtime.rng.uuid(), lease };
         let (key, value) = (shared.keys.candidate(node), write_candidate(&me.endpoint));
         let announcement = Txn { then: vec![Op::Put { key, value, lease: Some(lease) }], ..Txn::default() };
-        let session = Self { shared, me, former, quiet_until, renewed: Mutex::new(sent) };
+        let session = Self { shared, me, former, resigned, renewed: Mutex::new(sent) };
         if let Err(error) = shared.store.txn(&announcement).await {
             tracing::warn!(node = %shared.node, "cannot announce this node as a candidate: {error}");
             session.revoke().await;
@@ -109,8 +116,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Gives everything up: first what this node believes, then what etcd does.
-    async fn close(&self, end: End) {
+    /// Gives everything up: first what this node believes, then what etcd does. Returns the epoch that it led.
+    async fn close(&self, end: End) -> Option<Epoch> {
         let shared = self.shared;
         shared.queue.close(ProposeError::NotLeader { hint: shared.hint() });
         let led = shared.leading.borrow().as_ref().map(|fence| fence.epoch);
@@ -123,6 +130,7 @@ impl<'a> Session<'a> {
         }
         shared.leading.send_replace(None);
         shared.refresh.notify_one();
+        led
     }
 
     /// Tries to; if etcd does not answer, the lease runs out.
@@ -165,7 +173,10 @@ impl<'a> Session<'a> {
     async fn elect(&self) -> End {
         let (clock, shared) = (&self.shared.runtime.clock, self.shared);
         let mut view = shared.view.subscribe();
-        clock.sleep_until(self.quiet_until).await;
+        if let Some(Resigned { epoch, until }) = self.resigned {
+            let over = view.wait_for(|head| head.as_ref().is_some_and(|head| head.epoch > epoch));
+            tokio::select! { biased; _ = over => {} () = clock.sleep_until(until) => {} }
+        }
         let founding = LogId(*shared.runtime.rng.uuid().as_bytes());
         loop {
             let head = view.borrow_and_update().clone();
@@ -174,8 +185,6 @@ impl<'a> Session<'a> {
                 if view.changed().await.is_err() {
                     return End::Stopping;
                 }
-                // Somebody else may be asking in this very moment.
-                clock.sleep(Duration::from_millis(shared.runtime.rng.below(JITTER_MS))).await;
                 continue;
             };
             match self.ask(&bid.txn).await {
@@ -185,6 +194,7 @@ impl<'a> Session<'a> {
                         shared.refresh.notify_one();
                         // The head is read again and brings news; if it does not, look anyway.
                         let _ = clock.timeout(REFUSED, view.changed()).await;
+                        clock.sleep(Duration::from_millis(shared.runtime.rng.below(JITTER_MS))).await;
                     }
                 },
                 Err(Refusal::LeaseGone) => return End::LeaseGone,

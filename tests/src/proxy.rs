@@ -1,5 +1,4 @@
 //! A TCP proxy on loopback that a test can turn into a bad network: it holds, drops or cuts what passes through it.
-#![expect(clippy::disallowed_methods, reason = "it stands between real processes")]
 
 use std::{net::SocketAddr, sync::Arc};
 

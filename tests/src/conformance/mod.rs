@@ -7,6 +7,7 @@
 mod cluster;
 mod compaction;
 mod durability;
+pub mod etcd;
 mod leadership;
 mod lifecycle;
 mod log;
