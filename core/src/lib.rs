@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod consensus;
 pub mod controller;
+pub mod handler;
 pub mod ids;
 pub mod log;
 pub mod metadata;

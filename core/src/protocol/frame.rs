@@ -95,12 +95,22 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { input, buffer: BytesMut::new(), max_bytes, memory, current: None, read_bytes: READ_MIN_BYTES }
     }
 
-    /// Waits until the first byte of the next frame is there; false at the end of the connection. Cancel safe.
-    ///
-    /// # Errors
-    /// [`FrameError::Io`].
-    pub async fn begun(&mut self) -> Result<bool, FrameError> {
-        Ok(self.current.is_some() || !self.buffer.is_empty() || self.fill().await? > 0)
+    /// Whether a part of a frame has come, and not all of it.
+    #[must_use]
+    pub fn is_inside_frame(&self) -> bool {
+        self.current.is_some() || !self.buffer.is_empty()
+    }
+
+    /// Whether a whole frame has come, so that [`FrameReader::next`] waits for nothing but memory.
+    #[must_use]
+    pub fn has_frame(&self) -> bool {
+        if let Some((length, _)) = &self.current {
+            return self.buffer.len() >= *length;
+        }
+        let length = self.buffer.first_chunk::<4>().map(|prefix| i32::from_be_bytes(*prefix));
+        length.is_some_and(|length| {
+            usize::try_from(length).map_or(true, |length| self.buffer.len() - 4 >= length)
+        })
     }
 
     /// The next frame; `None` when the connection ended between frames. Cancel safe.

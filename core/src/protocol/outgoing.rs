@@ -179,12 +179,26 @@ impl Outgoing {
     ///
     /// # Errors
     /// As the connection and the disk say; the connection is of no use then.
-    pub async fn write(mut self, output: &mut WriteHalf) -> io::Result<()> {
-        let length = i32::try_from(self.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-        self.seal();
-        let mut ready: SmallVec<[Bytes; 4]> =
-            SmallVec::from_iter([Bytes::copy_from_slice(&length.to_be_bytes())]);
-        for piece in self.pieces {
+    pub async fn write(self, output: &mut WriteHalf) -> io::Result<()> {
+        write_frames([self], output).await
+    }
+}
+
+/// Writes frames, each with its length in front, in as few calls as the connection allows. Not cancel safe: a part may
+/// have been written.
+///
+/// # Errors
+/// As the connection and the disk say; the connection is of no use then.
+pub async fn write_frames(
+    frames: impl IntoIterator<Item = Outgoing>,
+    output: &mut WriteHalf,
+) -> io::Result<()> {
+    let mut ready = SmallVec::new();
+    for mut frame in frames {
+        let length = i32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+        frame.seal();
+        ready.push(Bytes::copy_from_slice(&length.to_be_bytes()));
+        for piece in frame.pieces {
             match piece {
                 Piece::Bytes(bytes) => ready.push(bytes),
                 Piece::File(region) if region.length < SEND_FILE_MIN_BYTES => ready.push(region.read()?),
@@ -194,8 +208,8 @@ impl Outgoing {
                 }
             }
         }
-        write_all(output, &mut ready).await
     }
+    write_all(output, &mut ready).await
 }
 
 /// Writes all of `ready` in as few calls as the connection allows, and empties it.

@@ -1,0 +1,142 @@
+//! Kafka's requests: the table of APIs decides which are answered where, one file answers each.
+//!
+//! A connection's requests are answered in the order in which they came. See [`connection`].
+
+mod api_versions;
+mod connection;
+mod describe_cluster;
+mod describe_configs;
+mod describe_topic_partitions;
+mod hello;
+mod metadata;
+mod operations;
+mod request;
+#[cfg(test)]
+mod testing;
+
+use std::{sync::Arc, time::Duration};
+
+pub use connection::serve;
+pub use request::Caller;
+
+use self::request::{Begun, Closed, Reply, Request};
+use crate::{
+    broker::Broker,
+    metadata::configs::{broker_key, broker_setting},
+    protocol::{
+        apis::{self, ApiKey},
+        frame::{Frame, FrameMemory},
+        header,
+        primitives::Reader,
+    },
+};
+
+/// The memory that received requests may hold together where `queued.max.request.bytes` does not say: enough for two
+/// of the largest requests, and for some ten thousand usual ones.
+const QUEUED_BYTES: usize = 256 << 20;
+
+/// What answers the requests of all connections of a node.
+pub struct Handlers {
+    broker: Arc<Broker>,
+    memory: FrameMemory,
+    limits: Limits,
+}
+
+/// Limits on connections, fixed when the node starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `socket.request.max.bytes`.
+    pub request_bytes: usize,
+    /// `queued.max.request.bytes`: of all connections together.
+    pub queued_bytes: usize,
+    /// `connections.max.idle.ms`.
+    pub idle: Duration,
+}
+
+impl Handlers {
+    /// Handlers of a broker, which need not have started.
+    #[must_use]
+    pub fn new(broker: Arc<Broker>) -> Arc<Self> {
+        let number = |name: &str, default: u64| {
+            let key = broker_key(name).ok();
+            let text = broker.config.file.get(name).map(String::as_str);
+            let text = text.or_else(|| key.and_then(|key| key.default));
+            text.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(default)
+        };
+        let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let limits = Limits {
+            request_bytes: bytes(number("socket.request.max.bytes", 100 << 20)),
+            queued_bytes: bytes(number("queued.max.request.bytes", QUEUED_BYTES as u64)),
+            idle: Duration::from_millis(number("connections.max.idle.ms", 600_000)),
+        };
+        Self::with_limits(broker, limits)
+    }
+
+    /// As [`Handlers::new`], with limits that are given.
+    #[must_use]
+    pub fn with_limits(broker: Arc<Broker>, limits: Limits) -> Arc<Self> {
+        let memory = FrameMemory::new(limits.queued_bytes);
+        Arc::new(Self { broker, memory, limits })
+    }
+
+    /// A broker config that applies here now, as text.
+    fn setting(&self, name: &str) -> Option<String> {
+        let key = broker_key(name).ok()?;
+        broker_setting(&self.broker.image(), self.broker.node(), &self.broker.config.file, key).value
+    }
+
+    /// Whether a broker config is `true` here now.
+    fn is_set(&self, name: &str) -> bool {
+        self.setting(name).is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    }
+
+    /// Begins a request. Whatever must happen in the order of the requests has happened when this returns.
+    fn begin(self: &Arc<Self>, caller: &Arc<Caller>, frame: Frame) -> Begun {
+        match self.dispatch(caller, frame) {
+            Ok(begun) => begun,
+            Err(closed) => Begun::Ready(Reply::Close(closed)),
+        }
+    }
+
+    fn dispatch(self: &Arc<Self>, caller: &Arc<Caller>, frame: Frame) -> Result<Begun, Closed> {
+        let Frame { bytes, memory } = frame;
+        let peek = header::peek(&bytes)?;
+        let unserved = || Closed(format!("{} version {} is not served here", peek.key, peek.version));
+        let api = apis::find(peek.key).ok_or_else(unserved)?;
+        if !api.listeners.meets(caller.purposes) {
+            return Err(unserved());
+        }
+        if !api.serves(peek.version) {
+            if peek.key == ApiKey::API_VERSIONS {
+                return Ok(Begun::Ready(api_versions::unsupported(peek.correlation_id)));
+            }
+            return Err(unserved());
+        }
+        let bytes = bytes.freeze();
+        let mut reader = Reader::new(&bytes);
+        let (header, _) = header::read_request(&mut reader).map_err(|error| Closed(error.to_string()))?;
+        let request = Request {
+            api,
+            version: header.version,
+            correlation_id: header.correlation_id,
+            extras: header.extras,
+            body: bytes.slice(reader.position()..),
+            memory,
+        };
+        self.handle(caller, request)
+    }
+
+    /// The one place that knows which file answers which API.
+    fn handle(self: &Arc<Self>, caller: &Arc<Caller>, request: Request) -> Result<Begun, Closed> {
+        let ready = |reply| Ok(Begun::Ready(reply));
+        match request.api.key {
+            ApiKey::API_VERSIONS => ready(api_versions::answer(self, caller, &request)?),
+            ApiKey::METADATA => metadata::begin(self, caller, request),
+            ApiKey::DESCRIBE_CLUSTER => ready(describe_cluster::answer(self, caller, &request)?),
+            ApiKey::DESCRIBE_CONFIGS => ready(describe_configs::answer(self, &request)?),
+            ApiKey::DESCRIBE_TOPIC_PARTITIONS => ready(describe_topic_partitions::answer(self, &request)?),
+            ApiKey::HELLO => ready(hello::answer(self, caller, &request)?),
+            key => Err(Closed(format!("{key} is not answered"))),
+        }
+    }
+}
