@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use quorate_core::{
     consensus::{
         Chain, Committed, Consensus, Epoch, Leader, LeaderEvent, LogIndex, NodeId, ProposeError, Resume,
-        Running, SnapshotMeta,
+        Running, SnapshotMeta, StartError,
     },
     runtime::{Clock, TaskScope},
 };
@@ -134,7 +134,7 @@ impl Cluster {
         &mut self,
         node: NodeId,
         resume: Resume,
-    ) -> Result<Result<Arc<dyn Running>, quorate_core::consensus::StartError>, Stop> {
+    ) -> Result<Result<Arc<dyn Running>, StartError>, Stop> {
         let backend = self.construct(node)?;
         let late = || Stop::Failed(format!("start() of node {node} did not return within {START_LIMIT:?}"));
         if self.simulated {
@@ -320,10 +320,11 @@ async fn item(committed: Committed) -> Result<Item, Stop> {
     }
 }
 
+/// What a constructor returns.
+type Constructed = Result<Box<dyn Consensus>, StartError>;
+
 /// Runs a constructor on a bare thread: no runtime, no waiting. Says how long it took.
-pub(super) fn construct(
-    constructor: Constructor,
-) -> Result<(Result<Box<dyn Consensus>, quorate_core::consensus::StartError>, Duration), Stop> {
+pub(super) fn construct(constructor: Constructor) -> Result<(Constructed, Duration), Stop> {
     let (done, result) = mpsc::channel();
     let clock = Clock::system();
     let begun = clock.now();

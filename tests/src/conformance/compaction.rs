@@ -70,6 +70,7 @@ pub(super) async fn restarted_node_gets_snapshot(backend: &dyn Backend) -> Verdi
         last = cluster.commit(format!("entry {entry}")).await?;
     }
     let (meta, state) = compact(&mut cluster, last).await?;
+    cluster.commit("more").await?;
     let tail = cluster.commit("tail").await?;
     cluster.start(away).await?;
     let caught_up = || cluster.node(away).ok().filter(|node| node.status().committed >= tail).map(drop);

@@ -16,35 +16,38 @@ use super::{Backend, Capability, Constructor, Lab};
 /// How long a node waits for a leader before it campaigns.
 const ELECTION: Duration = Duration::from_millis(100);
 
-/// The memory backend, electing by itself, on paused time.
+/// The memory backend, electing by itself, on paused time or on the machine's.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryBackend {
     /// Chooses the delays.
     pub seed: u64,
     /// How long entries take at most.
     pub delay: Duration,
+    /// Whether time is paused.
+    pub simulated: bool,
 }
 
 impl MemoryBackend {
     /// Entries take no time.
     #[must_use]
     pub fn instant() -> Self {
-        Self { seed: 1, delay: Duration::ZERO }
+        Self { seed: 1, delay: Duration::ZERO, simulated: true }
     }
 
     /// Entries take up to 5 ms.
     #[must_use]
     pub fn delayed() -> Self {
-        Self { seed: 2, delay: Duration::from_millis(5) }
+        Self { seed: 2, delay: Duration::from_millis(5), simulated: true }
     }
 
-    /// The lab itself, for those who change it.
+    /// The lab itself, of a cluster that is changed before it begins.
     #[must_use]
-    pub fn memory_lab(&self, nodes: usize) -> MemoryLab {
-        let clock = Clock::simulated(0).0;
+    pub fn lab_with(&self, nodes: usize, change: impl FnOnce(&mut MemoryConfig)) -> MemoryLab {
+        let clock = if self.simulated { Clock::simulated(0).0 } else { Clock::system() };
         let mut config = MemoryConfig::timed(i32::try_from(nodes).unwrap_or(i32::MAX), ELECTION);
         config.kept_tail = 0;
         config.delay = Duration::ZERO..self.delay;
+        change(&mut config);
         let cluster = MemoryCluster::new(config, clock.clone(), Rng::seeded(self.seed));
         MemoryLab { cluster, clock }
     }
@@ -57,7 +60,7 @@ impl Backend for MemoryBackend {
     }
 
     fn is_simulated(&self) -> bool {
-        true
+        self.simulated
     }
 
     fn can(&self, capability: Capability) -> Result<(), String> {
@@ -76,7 +79,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn lab(&self, nodes: usize) -> Box<dyn Lab> {
-        Box::new(self.memory_lab(nodes))
+        Box::new(self.lab_with(nodes, |_| {}))
     }
 }
 

@@ -130,6 +130,24 @@ impl MemoryCluster {
         self.0.look(|state| state.lost_replies = count);
     }
 
+    /// Loses the last `count` committed entries for good, as disks do that lied about their syncs. Only a cluster
+    /// that breaks its promises does this.
+    pub fn forget(&self, count: u64) {
+        self.0.change(|state| state.forget(count));
+    }
+
+    /// The newest epoch.
+    #[must_use]
+    pub fn newest_epoch(&self) -> Epoch {
+        self.0.look(|state| state.epoch)
+    }
+
+    /// The cluster's clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.0.clock.clone()
+    }
+
     /// Who leads which epoch, if the leader and a quorum take part.
     #[must_use]
     pub fn leader(&self) -> Option<(NodeId, Epoch)> {

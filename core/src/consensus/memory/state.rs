@@ -113,6 +113,15 @@ impl State {
         }
     }
 
+    /// Loses what it promised to keep.
+    pub(super) fn forget(&mut self, count: u64) {
+        self.end_leadership();
+        let kept = self.committed.0.saturating_sub(count).max(self.base.0.0);
+        self.committed = LogIndex(kept);
+        self.entries.truncate(usize::try_from(kept - self.base.0.0).unwrap_or(usize::MAX));
+        self.nodes.values_mut().for_each(|node| node.known = node.known.min(LogIndex(kept)));
+    }
+
     // --- processes
 
     pub(super) fn start(
