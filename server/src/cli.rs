@@ -102,7 +102,7 @@ pub(crate) struct ClusterArgs {
     )]
     pub(crate) bootstrap_server: String,
     /// How long to try
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
     pub(crate) timeout: u64,
 }
 
@@ -161,9 +161,12 @@ pub(crate) struct ProduceArgs {
     /// The partition [default: by the key as Kafka's clients choose it, else one partition after the other]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) partition: Option<i32>,
-    /// Who must have a record before it counts as written: all, 1 (the leader) or 0 (nobody is asked)
-    #[arg(long, default_value = "all", value_parser = ["all", "-1", "1", "0"])]
+    /// Who must have a record before it counts as written: all in-sync replicas, or 1, the leader
+    #[arg(long, default_value = "all", value_parser = ["all", "1"])]
     pub(crate) acks: String,
+    /// How records are compressed
+    #[arg(long, default_value = "none", value_parser = ["none", "gzip", "snappy", "lz4", "zstd"])]
+    pub(crate) compression: String,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }
@@ -179,6 +182,9 @@ pub(crate) struct ConsumeArgs {
     /// Where to begin: an offset, `beginning` or `end`
     #[arg(long, value_name = "OFFSET", default_value = "beginning")]
     pub(crate) offset: String,
+    /// The same as --offset beginning, which is the default
+    #[arg(long, conflicts_with = "offset")]
+    pub(crate) from_beginning: bool,
     /// Go on at the end and wait for more
     #[arg(long)]
     pub(crate) follow: bool,

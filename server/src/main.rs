@@ -2,6 +2,7 @@
 
 mod backend;
 mod cli;
+mod client;
 mod config;
 mod dev;
 mod exit;
@@ -28,7 +29,9 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(args) => dev::run(&args),
         Command::Server(args) => server::run(&args),
-        Command::Topic(_) | Command::Produce(_) | Command::Consume(_) => Ok(()),
+        Command::Topic(command) => client::topic(&command),
+        Command::Produce(args) => client::produce(&args),
+        Command::Consume(args) => client::consume(&args),
         Command::Version(args) => {
             println!("{}", version::text(args.json));
             Ok(())
