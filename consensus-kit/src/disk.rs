@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use quorate_core::runtime::{Disk, DiskFile, Open};
+use quorate_core::runtime::{Disk, DiskFile, Open, TaskScope};
+use tokio::sync::oneshot;
 
 use crate::codec::slice;
 
@@ -87,6 +88,21 @@ pub fn remove_unfinished(disk: &Arc<dyn Disk>, folder: &Path) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// Runs work that may block its thread for long, as a sync does, on a thread made for it. `None` if the scope was
+/// killed before the work ended.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
+    tasks: &TaskScope,
+    name: &str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let (done, answer) = oneshot::channel();
+    tasks.spawn_thread(name, async move {
+        // Whoever asked may be gone.
+        let _gone = done.send(work.await);
+    });
+    answer.await.ok()
 }
 
 pub(crate) fn parent(path: &Path) -> &Path {

@@ -6,7 +6,11 @@
 
 pub mod codec;
 pub mod disk;
+pub mod founding;
 pub mod log;
+pub mod membership;
+pub mod snapshot;
+pub mod transport;
 
 #[cfg(test)]
 mod testing;
