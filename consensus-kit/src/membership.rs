@@ -188,7 +188,8 @@ mod tests {
     fn a_node_learns_before_it_votes_and_every_step_is_idempotent() {
         let mut membership = Membership::default();
         let add = MemberChange::AddLearner(NodeId(0), member(1));
-        for change in [&add, &add, &MemberChange::Promote(NodeId(0)), &MemberChange::Promote(NodeId(0)), &add] {
+        for change in [&add, &add, &MemberChange::Promote(NodeId(0)), &MemberChange::Promote(NodeId(0)), &add]
+        {
             membership.apply(change, LogIndex(5));
         }
         assert!(membership.is_voter(NodeId(0), member(1).directory));

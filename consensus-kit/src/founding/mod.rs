@@ -65,6 +65,7 @@ struct State {
     machine: Machine,
     seen: BTreeMap<NodeId, Moment>,
     problems: BTreeMap<NodeId, String>,
+    failure: Option<FoundingError>,
 }
 
 impl Founding {
@@ -80,7 +81,7 @@ impl Founding {
         let record = record::load(&runtime.disk, &config.path)?;
         let machine =
             Machine::new(config.node, config.directory, config.voters.clone(), record.phase.clone());
-        let state = State { machine, seen: BTreeMap::new(), problems: BTreeMap::new() };
+        let state = State { machine, seen: BTreeMap::new(), problems: BTreeMap::new(), failure: None };
         Ok(Self {
             config,
             runtime: runtime.clone(),
@@ -158,6 +159,9 @@ impl Founding {
             let id = LogId::of(self.runtime.rng.uuid(), 1);
             let next = self.state.lock().machine.next(id);
             let Some(phase) = next else { return Ok(()) };
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
             self.save(phase.clone(), *has_log).await?;
             self.state.lock().machine.enter(phase.clone());
             self.phase.send_replace(phase);
@@ -169,7 +173,20 @@ impl Founding {
         let record = record::Record { phase, has_log };
         let saving = async move { record::save(&disk, &path, &record).await };
         let stopping = || FoundingError::Storage("the node is stopping".to_owned());
-        on_a_thread(&self.runtime.tasks, "consensus-founding", saving).await.ok_or_else(stopping)?
+        let saved = on_a_thread(&self.runtime.tasks, "consensus-founding", saving).await;
+        let saved = saved.ok_or_else(stopping)?;
+        if let Err(failure) = &saved {
+            // A failed sync is never tried again.
+            self.state.lock().failure = Some(failure.clone());
+            self.phase.send_modify(|_| {});
+        }
+        saved
+    }
+
+    /// Why nothing can be remembered any more; whoever watches [`Founding::phase`] is woken when it happens.
+    #[must_use]
+    pub fn failure(&self) -> Option<FoundingError> {
+        self.state.lock().failure.clone()
     }
 
     /// Who takes part, and who is awaited and why.
@@ -220,9 +237,11 @@ impl State {
         let its = |charter: &Charter| charter.log;
         match (&me.phase, &claim.phase) {
             (Phase::Fresh, Phase::Final(charter)) => Some(refusal(me, charter)),
-            (Phase::Tentative(mine), Phase::Final(charter)) if mine.log != charter.log => {
-                Some(format!("belongs to the cluster {}, this folder to the unfinished {}", its(charter), mine.log))
-            }
+            (Phase::Tentative(mine), Phase::Final(charter)) if mine.log != charter.log => Some(format!(
+                "belongs to the cluster {}, this folder to the unfinished {}",
+                its(charter),
+                mine.log
+            )),
             (Phase::Tentative(mine), Phase::Tentative(other)) if mine.log != other.log => Some(format!(
                 "takes part in another founding ({} instead of {}); empty the data directory of one of the two",
                 other.log, mine.log

@@ -143,7 +143,8 @@ impl Snapshots {
         let Some(newest) = self.newest() else { return Ok(()) };
         let disk = &self.runtime.disk;
         let names = disk.list(&self.folder).map_err(|error| storage("list", &self.folder, &error))?;
-        for path in names.iter().filter(|name| name.ends_with(".snapshot")).map(|name| self.folder.join(name)) {
+        for path in names.iter().filter(|name| name.ends_with(".snapshot")).map(|name| self.folder.join(name))
+        {
             if path != newest.path() {
                 disk.remove_file(&path).map_err(|error| storage("remove", &path, &error))?;
             }
@@ -229,9 +230,6 @@ fn storage(what: &str, path: &Path, error: &io::Error) -> SnapshotFileError {
     }
 }
 
-fn open_for_reading(
-    disk: &Arc<dyn Disk>,
-    path: &Path,
-) -> Result<Arc<dyn DiskFile>, SnapshotFileError> {
+fn open_for_reading(disk: &Arc<dyn Disk>, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotFileError> {
     disk.open(path, Open::Read).map_err(|error| storage("open", path, &error))
 }

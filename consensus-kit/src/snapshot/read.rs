@@ -112,7 +112,8 @@ impl SnapshotFile {
     }
 
     fn read(&self, buffer: &mut [u8], position: u64) -> Result<(), SnapshotFileError> {
-        let read = self.file.read_at(buffer, position).map_err(|error| storage("read", &self.path, &error))?;
+        let read =
+            self.file.read_at(buffer, position).map_err(|error| storage("read", &self.path, &error))?;
         if read == buffer.len() { Ok(()) } else { Err(damaged(&self.path, position)) }
     }
 }

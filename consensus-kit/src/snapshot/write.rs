@@ -118,7 +118,8 @@ impl Staged {
         file.sync().await.map_err(|error| failed_sync(&storage("sync", aside, &error)))?;
         disk.rename(aside, &path).map_err(|error| storage("rename", aside, &error))?;
         *named = true;
-        disk.sync_dir(parent(&path)).map_err(|error| failed_sync(&storage("sync the folder of", &path, &error)))
+        disk.sync_dir(parent(&path))
+            .map_err(|error| failed_sync(&storage("sync the folder of", &path, &error)))
     }
 }
 

@@ -82,8 +82,7 @@ mod tests {
     async fn a_frame_is_read_as_it_was_written() {
         let (mut here, mut there) = tokio::io::duplex(16);
         let body = vec![7; 300_000];
-        let (written, read) =
-            tokio::join!(write_frame(&mut here, &body), read_frame(&mut there, 300_000));
+        let (written, read) = tokio::join!(write_frame(&mut here, &body), read_frame(&mut there, 300_000));
         written.unwrap();
         assert_eq!(read.unwrap(), body);
     }

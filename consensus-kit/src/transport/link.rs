@@ -103,8 +103,7 @@ impl Task {
         loop {
             let endpoint = self.inner.endpoint(self.node, &self.member);
             let directory = Some(self.member.directory);
-            let call =
-                Call { to: self.node, directory, endpoint: &endpoint, purpose: Purpose::Messages };
+            let call = Call { to: self.node, directory, endpoint: &endpoint, purpose: Purpose::Messages };
             let problem = match dial(&self.inner, call).await {
                 Ok((connection, _)) => {
                     pause = PAUSES.0;

@@ -68,7 +68,8 @@ pub(super) async fn send(
         inner.in_time("sending", write_frame(&mut connection, &chunk)).await?;
     }
     let verdict = inner.runtime.clock.timeout(KEEPING, read_frame(&mut connection, 1)).await;
-    let verdict = verdict.map_err(|_| "it did not confirm the snapshot")?.map_err(|error| error.to_string())?;
+    let verdict =
+        verdict.map_err(|_| "it did not confirm the snapshot")?.map_err(|error| error.to_string())?;
     if verdict.first() == Some(&1) { Ok(()) } else { Err("it did not take the snapshot".to_owned()) }
 }
 

@@ -1,0 +1,41 @@
+use std::time::Duration;
+
+use quorate_core::runtime::simulated::Keep;
+
+use super::lab::{Lab, SECOND};
+
+/// Founding, then an election of at most one second, sometimes two.
+const STARTED: Duration = Duration::from_secs(4);
+
+#[tokio::test(start_paused = true)]
+async fn three_nodes_found_elect_and_agree() {
+    let mut lab = Lab::new(2, &[0, 1, 2]);
+    lab.start_all().await;
+    lab.elected(STARTED).await;
+    let index = lab.commit("hello").await;
+    lab.spread(index).await;
+    let log = lab.log(0, 0, index).await;
+    for node in [1, 2] {
+        assert_eq!(lab.log(node, 0, index).await, log);
+    }
+    let ids: Vec<_> =
+        lab.nodes().into_iter().map(|node| lab.running(node).status().log_id.unwrap()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_leader_is_replaced_within_the_bound() {
+    for seed in 0..8 {
+        let mut lab = Lab::new(seed, &[0, 1, 2]);
+        lab.start_all().await;
+        let index = lab.commit("before").await;
+        let (leader, epoch) = lab.leader().unwrap();
+        lab.crash(leader, Keep::None);
+        let (next, later) = lab.elected(3 * SECOND).await;
+        assert!(next != leader && later > epoch);
+        let after = lab.commit("after").await;
+        assert!(after > index);
+        lab.start(leader).await;
+        lab.spread(after).await;
+    }
+}
