@@ -2,18 +2,25 @@
 //!
 //! ```text
 //!  socket ──► received ──► begun ──► answered
-//!             (frames,      (answers that wait,
-//!              bounded)      the first is polled)
+//!             (frames,      (some wait,
+//!              bounded)      bounded)
 //! ```
-//! A Produce may begin while earlier ones wait for replicas; every other request begins when all before it have been
-//! answered, so that a client sees what its earlier requests did. When the peer goes, a waiting Fetch is given up.
+//! A Produce may begin while earlier ones wait for replicas, and a request to the controller while others of its kind
+//! wait; every other request begins when all before it are done, so that a client sees what those did. When the peer goes, a waiting Fetch is given up.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 
 use super::{
-    Handlers,
+    Handlers, controller,
     request::{Begun, Caller, Closed, Reply},
 };
 use crate::{
@@ -68,6 +75,7 @@ pub async fn serve(
         () = tasks.stopping() => Ok(()),
         ended = served.run(idle_ticks.max(1)) => ended,
     };
+    controller::ended(&served.handlers, &served.caller);
     if let Err(Closed(reason)) = ended {
         tracing::debug!(%peer, listener = %listener.name, "connection closed: {reason}");
     }
@@ -75,6 +83,20 @@ pub async fn serve(
 
 async fn pause(clock: Clock) {
     clock.sleep(TICK).await;
+}
+
+/// Resolves when one of the answers that wait has come.
+fn answered(begun: &mut VecDeque<Begun>, context: &mut Context<'_>) -> Poll<()> {
+    let mut any = Poll::Pending;
+    for one in begun {
+        if let Begun::Waiting { reply, .. } = one
+            && let Poll::Ready(reply) = reply.as_mut().poll(context)
+        {
+            *one = Begun::Ready(reply);
+            any = Poll::Ready(());
+        }
+    }
+    any
 }
 
 struct Served {
@@ -91,7 +113,7 @@ struct Served {
 
 /// What happened first.
 enum Event {
-    Answered(Reply),
+    Answered,
     Received(Result<Option<Frame>, FrameError>),
     Tick,
 }
@@ -106,11 +128,7 @@ impl Served {
                 return Ok(());
             }
             match self.next_event(tick.as_mut()).await {
-                Event::Answered(reply) => {
-                    self.begun.pop_front();
-                    self.begun.push_front(Begun::Ready(reply));
-                    idle = 0;
-                }
+                Event::Answered => idle = 0,
                 Event::Received(frame) => {
                     self.take(frame)?;
                     (idle, partial) = (0, 0);
@@ -132,18 +150,9 @@ impl Served {
 
     async fn next_event(&mut self, tick: impl Future<Output = ()>) -> Event {
         let room = self.open && self.received.len() < RECEIVED_MAX;
-        let waiting = match self.begun.front_mut() {
-            Some(Begun::Waiting { reply, .. }) => Some(reply),
-            _ => None,
-        };
-        let answered = async {
-            match waiting {
-                Some(reply) => reply.await,
-                None => std::future::pending().await,
-            }
-        };
+        let begun = &mut self.begun;
         tokio::select! { biased;
-            reply = answered => Event::Answered(reply),
+            () = poll_fn(|context| answered(begun, context)) => Event::Answered,
             frame = self.input.next(), if room => Event::Received(frame),
             () = tick => Event::Tick,
         }
@@ -209,12 +218,12 @@ impl Served {
 
     fn may_begin(&self) -> bool {
         let Some(next) = self.received.front() else { return false };
-        let mut waiting = self.begun.iter().filter_map(|begun| match begun {
-            Begun::Waiting { is_produce, .. } => Some(*is_produce),
-            Begun::Ready(_) => None,
-        });
-        let is_produce = || header::peek(&next.bytes).is_ok_and(|peek| peek.key == ApiKey::PRODUCE);
-        self.begun.len() < BEGUN_MAX && waiting.all(|waits_for_produce| waits_for_produce && is_produce())
+        let Ok(peek) = header::peek(&next.bytes) else { return self.begun.is_empty() };
+        let permits = |begun: &Begun| match begun {
+            Begun::Ready(_) => true,
+            Begun::Waiting { overlap, .. } => overlap.permits(peek.key),
+        };
+        self.begun.len() < BEGUN_MAX && self.begun.iter().all(permits)
     }
 
     fn ready_bytes(&self) -> usize {

@@ -1,60 +1,46 @@
 //! Hello (key 32000): who is at the other end of an internal connection. Until there is authentication, this is all
 //! that stands between a client and posing as a broker; it is spoken on internal listeners only.
 
-use uuid::Uuid;
-
 use super::{
     Handlers,
     request::{Caller, Closed, Reply, Request},
 };
 use crate::{
+    broker::service,
     ids::{BrokerEpoch, NodeId},
     protocol::{
+        apis::Purposes,
         errors::ErrorCode,
-        internal::{HelloRequest, HelloResponse, Purpose},
+        internal::{HelloRequest, Purpose},
     },
 };
 
 /// Answers, and remembers who it is.
 pub(super) fn answer(handlers: &Handlers, caller: &Caller, request: &Request) -> Result<Reply, Closed> {
     let hello = HelloRequest::decode(&request.body)?;
-    let image = handlers.broker.image();
-    let cluster = image.founding.map_or(Uuid::nil(), |founding| founding.cluster);
-    let mut response = HelloResponse {
-        error: ErrorCode::NONE,
-        message: None,
-        cluster,
-        node: handlers.broker.node(),
-        incarnation: handlers.broker.incarnation,
-    };
-    match problem(handlers, cluster, &hello) {
-        Some((error, message)) => {
-            response.error = error;
-            response.message = Some(message);
-        }
-        None => {
-            if caller.hello.set(hello).is_err() {
-                return Err(Closed("a second hello on one connection".to_owned()));
-            }
-        }
+    let mut response = service::greet(&handlers.broker, &hello);
+    if let (true, Some((error, message))) = (response.error.is_none(), problem(handlers, caller, &hello)) {
+        response.error = error;
+        response.message = Some(message);
+    }
+    if response.error.is_none() && caller.hello.set(hello).is_err() {
+        return Err(Closed("a second hello on one connection".to_owned()));
     }
     Ok(request.reply_raw(|buffer| response.encode(buffer)))
 }
 
-fn problem(handlers: &Handlers, cluster: Uuid, hello: &HelloRequest) -> Option<(ErrorCode, String)> {
-    let known = !cluster.is_nil() && !hello.cluster.is_nil();
-    if known && hello.cluster != cluster {
-        let message = "the two nodes belong to different clusters";
-        return Some((ErrorCode::INCONSISTENT_CLUSTER_ID, message.to_owned()));
+fn problem(handlers: &Handlers, caller: &Caller, hello: &HelloRequest) -> Option<(ErrorCode, String)> {
+    let replication = hello.purpose == Purpose::Replication;
+    let wanted = if replication { Purposes::INTER_BROKER } else { Purposes::CONTROLLER };
+    if !caller.purposes.meets(wanted) {
+        let message = format!("the listener {} is not for this", caller.listener);
+        return Some((ErrorCode::CLUSTER_AUTHORIZATION_FAILED, message));
     }
     if hello.node == handlers.broker.node() && hello.incarnation != handlers.broker.incarnation {
         let message = format!("both ends are node {}", hello.node);
         return Some((ErrorCode::DUPLICATE_BROKER_REGISTRATION, message));
     }
-    if hello.purpose != Purpose::Replication {
-        return None;
-    }
-    registered(handlers, hello.node, hello)
+    if replication { registered(handlers, hello.node, hello) } else { None }
 }
 
 /// A replica must be the process that is registered under its id. A registration that this node's image has not come

@@ -1,6 +1,6 @@
 //! Metadata: which brokers there are, and who leads what (KIP-516 for topic ids, KIP-951 for leader epochs).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Handlers, operations,
@@ -25,7 +25,10 @@ use crate::{
 /// tell a consumer with a pattern that its topics are gone.
 const HELD_MAX: Duration = Duration::from_secs(5);
 
-/// Topics with this prefix and name belong to the brokers.
+/// The first version in which the client says whether topics may be made; before, they may.
+const SAYS_AUTO_CREATION: i16 = 4;
+
+/// Topics that belong to the brokers.
 const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 
 pub(super) fn begin(
@@ -91,11 +94,21 @@ fn answer(handlers: &Arc<Handlers>, caller: &Caller, request: &Request, asked: M
             .collect();
         return request.reply(&response);
     }
+    let mut missing = BTreeSet::new();
     for topic in asked.topics.unwrap_or_default() {
         response.topics.push(match teller.find(&topic) {
             Ok(topic) => teller.topic(topic),
-            Err(error) => unknown(&topic, error),
+            Err(error) => {
+                if let (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, Some(name)) = (error, &topic.name) {
+                    missing.insert(name.to_string());
+                }
+                unknown(&topic, error)
+            }
         });
+    }
+    let may_create = asked.allow_auto_topic_creation || version < SAYS_AUTO_CREATION;
+    if may_create && !missing.is_empty() && handlers.is_set("auto.create.topics.enable") {
+        handlers.create_missing(caller, &missing);
     }
     request.reply(&response)
 }

@@ -3,18 +3,28 @@
 //! A connection's requests are answered in the order in which they came. See [`connection`].
 
 mod api_versions;
+mod auto_creation;
 mod connection;
+mod controller;
+mod create_topics;
+mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_quorum;
 mod describe_topic_partitions;
+mod forwarding;
 mod hello;
+mod incremental_alter_configs;
+mod init_producer_id;
 mod metadata;
 mod operations;
 mod request;
 #[cfg(test)]
 mod testing;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 pub use connection::serve;
 pub use request::Caller;
@@ -22,7 +32,7 @@ pub use request::Caller;
 use self::request::{Begun, Closed, Reply, Request};
 use crate::{
     broker::Broker,
-    metadata::configs::{broker_key, broker_setting},
+    metadata::configs::broker_key,
     protocol::{
         apis::{self, ApiKey},
         frame::{Frame, FrameMemory},
@@ -40,6 +50,9 @@ pub struct Handlers {
     broker: Arc<Broker>,
     memory: FrameMemory,
     limits: Limits,
+    /// Names of topics that are being made because somebody asked for them.
+    creations: Mutex<BTreeSet<String>>,
+    producer_ids: tokio::sync::Mutex<init_producer_id::Block>,
 }
 
 /// Limits on connections, fixed when the node starts.
@@ -76,18 +89,18 @@ impl Handlers {
     #[must_use]
     pub fn with_limits(broker: Arc<Broker>, limits: Limits) -> Arc<Self> {
         let memory = FrameMemory::new(limits.queued_bytes);
-        Arc::new(Self { broker, memory, limits })
-    }
-
-    /// A broker config that applies here now, as text.
-    fn setting(&self, name: &str) -> Option<String> {
-        let key = broker_key(name).ok()?;
-        broker_setting(&self.broker.image(), self.broker.node(), &self.broker.config.file, key).value
+        Arc::new(Self {
+            broker,
+            memory,
+            limits,
+            creations: Mutex::default(),
+            producer_ids: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Whether a broker config is `true` here now.
     fn is_set(&self, name: &str) -> bool {
-        self.setting(name).is_some_and(|text| text.eq_ignore_ascii_case("true"))
+        self.broker.setting(name).is_some_and(|text| text.eq_ignore_ascii_case("true"))
     }
 
     /// Begins a request. Whatever must happen in the order of the requests has happened when this returns.
@@ -135,7 +148,13 @@ impl Handlers {
             ApiKey::DESCRIBE_CLUSTER => ready(describe_cluster::answer(self, caller, &request)?),
             ApiKey::DESCRIBE_CONFIGS => ready(describe_configs::answer(self, &request)?),
             ApiKey::DESCRIBE_TOPIC_PARTITIONS => ready(describe_topic_partitions::answer(self, &request)?),
+            ApiKey::DESCRIBE_QUORUM => ready(describe_quorum::answer(self, &request)?),
+            ApiKey::CREATE_TOPICS => create_topics::begin(self, caller, request),
+            ApiKey::DELETE_TOPICS => delete_topics::begin(self, caller, request),
+            ApiKey::INCREMENTAL_ALTER_CONFIGS => incremental_alter_configs::begin(self, caller, request),
+            ApiKey::INIT_PRODUCER_ID => init_producer_id::begin(self, request),
             ApiKey::HELLO => ready(hello::answer(self, caller, &request)?),
+            key if request::is_for_controller(key) => controller::begin(self, caller, request),
             key => Err(Closed(format!("{key} is not answered"))),
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::{
     broker::config::{ListenerConfig, ListenerPurpose},
     protocol::{
-        apis::{Api, Purposes},
+        apis::{Api, ApiKey, Purposes},
         bodies::{self, Body, RequestBody},
         header::{self, Extras},
         internal::HelloRequest,
@@ -77,6 +77,40 @@ impl From<Malformed> for Closed {
     }
 }
 
+/// What may begin while a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overlap {
+    /// Nothing: whoever sends the next request may count on this one having been done.
+    Nothing,
+    /// Another Produce: what must be in order has happened when it waits.
+    Produce,
+    /// Another request to the controller: the sender does not care for their order.
+    Controller,
+}
+
+impl Overlap {
+    /// Whether a request of this kind may begin while one of kind `self` waits.
+    pub(super) fn permits(self, key: ApiKey) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Produce => key == ApiKey::PRODUCE,
+            Self::Controller => is_for_controller(key),
+        }
+    }
+}
+
+/// Whether brokers send the request to the controller.
+pub(super) fn is_for_controller(key: ApiKey) -> bool {
+    matches!(
+        key,
+        ApiKey::BROKER_REGISTRATION
+            | ApiKey::BROKER_HEARTBEAT
+            | ApiKey::ALTER_PARTITION
+            | ApiKey::ALLOCATE_PRODUCER_IDS
+            | ApiKey::ENVELOPE
+    )
+}
+
 /// A request that was begun: answered already, or waiting for something.
 pub(super) enum Begun {
     /// Answered.
@@ -87,15 +121,15 @@ pub(super) enum Begun {
         reply: BoxFuture<'static, Reply>,
         /// Of a Fetch: told when the same replica fetches again; the answer then comes at once, with what there is.
         hurry: Option<oneshot::Sender<()>>,
-        /// Whether it is a Produce, behind which another Produce may begin.
-        is_produce: bool,
+        /// What may begin before this is answered.
+        overlap: Overlap,
     },
 }
 
 impl Begun {
     /// An answer that takes time.
     pub(super) fn later(reply: impl Future<Output = Reply> + Send + 'static) -> Self {
-        Self::Waiting { reply: Box::pin(reply), hurry: None, is_produce: false }
+        Self::Waiting { reply: Box::pin(reply), hurry: None, overlap: Overlap::Nothing }
     }
 }
 
