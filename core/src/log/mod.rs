@@ -51,3 +51,4 @@ pub use read::{BatchAt, ReadError, ReadRequest, Region};
 pub use recovery::{Cut, OpenError, Opening, PageCache, Recovery};
 pub use retention::Expired;
 pub use sync::{SyncDepth, SyncJob};
+pub use truncate::TruncateError;

@@ -14,4 +14,5 @@ pub mod backlog;
 pub mod follower;
 pub mod isr;
 pub mod leader;
+pub mod replica;
 pub mod settings;
