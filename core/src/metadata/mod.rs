@@ -14,6 +14,15 @@ pub mod image;
 pub mod settings;
 pub mod snapshot;
 
+#[cfg(test)]
+mod apply_test;
+#[cfg(test)]
+mod command_test;
+#[cfg(test)]
+mod random_test;
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use apply::{Accepted, ApplyError, Outcome, Rejection, apply};
 pub use command::Command;
 pub use image::Image;
