@@ -5,5 +5,7 @@ pub mod cluster;
 pub mod conformance;
 pub mod etcd;
 pub mod history;
+
 pub mod kafka;
 pub mod proxy;
+pub mod simulator;

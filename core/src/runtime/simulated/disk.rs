@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     content::Content,
+    digest::Digest,
     names::{Names, Node},
 };
 use crate::runtime::{Clock, Disk, DiskFile, Open, Rng};
@@ -43,6 +44,7 @@ struct State {
     injections: Vec<Injection>,
     operations: u64,
     power_until: Option<u64>,
+    digest: Digest,
 }
 
 struct Injection {
@@ -89,6 +91,7 @@ impl SimulatedDisk {
             injections: Vec::new(),
             operations: 0,
             power_until: None,
+            digest: Digest::new(),
         };
         Self(Arc::new(Shared { clock, rng, state: Mutex::new(state), healed: Notify::new() }))
     }
@@ -151,6 +154,12 @@ impl SimulatedDisk {
         self.0.state.lock().operations
     }
 
+    /// A digest of every operation and every byte that was written. Two runs of one seed have the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.0.state.lock().digest.value()
+    }
+
     /// Cuts the power after so many operations in all, see [`SimulatedDisk::operations`]: the next one and all later
     /// ones fail, until [`SimulatedDisk::crash`]. A test that runs once to count and then once for every number kills
     /// at each write and sync.
@@ -205,6 +214,7 @@ impl State {
     /// Counts an operation that changes the disk; fails where the power is cut.
     fn operate(&mut self) -> io::Result<()> {
         self.operations += 1;
+        self.digest.number(self.operations);
         self.powered()
     }
 
@@ -356,6 +366,8 @@ impl DiskFile for SimulatedFile {
         self.begin(&mut state)?;
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let offset = index(offset)?;
+        state.digest.number(offset as u64);
+        state.digest.bytes(&bytes);
         let mut content = self.content.lock();
         if state.strikes(&self.path, Fault::FailWrite) {
             content.write(bytes.get(..bytes.len() / 2).unwrap_or_default(), offset);

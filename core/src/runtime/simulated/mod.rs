@@ -2,6 +2,7 @@
 //! choices from a seed and all their delays from a [`Clock`](super::Clock), so that a run can be replayed.
 
 mod content;
+mod digest;
 mod disk;
 #[cfg(test)]
 mod disk_test;

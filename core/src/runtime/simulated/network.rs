@@ -16,6 +16,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
+use super::digest::Digest;
 use crate::runtime::{Clock, Connection, Listener, Network, Rng, TaskScope};
 
 /// Bytes that a connection holds on their way, each way; a writer waits while it is full.
@@ -55,6 +56,7 @@ struct State {
     /// Counts the kills of a machine; a connection of an older life is reset.
     lives: BTreeMap<String, u64>,
     next_port: u16,
+    digest: Digest,
 }
 
 #[derive(Clone)]
@@ -73,6 +75,7 @@ impl SimulatedNetwork {
             listeners: BTreeMap::new(),
             lives: BTreeMap::new(),
             next_port: 32_768,
+            digest: Digest::new(),
         };
         Self(Arc::new(Shared { clock, rng, tasks, state: Mutex::new(state), changed: Notify::new() }))
     }
@@ -104,6 +107,12 @@ impl SimulatedNetwork {
     pub fn heal_all(&self) {
         self.0.state.lock().cut.clear();
         self.0.changed.notify_waiters();
+    }
+
+    /// A digest of every byte that was carried, from where to where and when. Two runs of one seed have the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.0.state.lock().digest.value()
     }
 
     /// Resets every connection of a machine and closes its listeners, as the end of its process does.
@@ -175,6 +184,16 @@ impl Link {
         [&self.from, &self.to].into_iter().all(|(machine, life)| state.life(machine) == *life)
     }
 
+    fn note(&self, piece: &[u8]) {
+        let shared = &self.network.0;
+        let now = shared.clock.now();
+        let digest = &mut shared.state.lock().digest;
+        digest.number(now.0);
+        digest.bytes(self.from.0.as_bytes());
+        digest.bytes(self.to.0.as_bytes());
+        digest.bytes(piece);
+    }
+
     /// Resolves when an end has died.
     async fn died(&self) {
         loop {
@@ -195,6 +214,7 @@ impl Link {
                 read = from.read(&mut piece) => read,
             };
             let count = read.unwrap_or(0);
+            self.note(piece.get(..count).unwrap_or_default());
             if !self.pass().await {
                 return;
             }

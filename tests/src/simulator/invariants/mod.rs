@@ -1,0 +1,50 @@
+//! What must always hold, one file a group. Numbers are those of the checklist in `ARCHITECTURE.md`'s invariants.
+
+pub(super) mod metadata;
+pub(super) mod rest;
+
+use std::fmt;
+
+use super::world::World;
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number in the checklist.
+    pub invariant: u32,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Violation {
+    pub(super) fn new(invariant: u32, what: impl Into<String>) -> Self {
+        Self { invariant, what: what.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {} does not hold: {}", self.invariant, self.what)
+    }
+}
+
+/// Ends a look unless a condition holds.
+macro_rules! holds {
+    ($invariant:expr, $condition:expr, $($what:tt)+) => {
+        if !$condition {
+            return Err($crate::simulator::Violation::new($invariant, format!($($what)+)));
+        }
+    };
+}
+pub(super) use holds;
+
+/// What the invariants remember of the past.
+#[derive(Default)]
+pub(super) struct Observer {
+    pub(super) metadata: metadata::Seen,
+}
+
+/// Looks at everything.
+pub(super) fn look(world: &mut World) -> Result<(), Violation> {
+    metadata::look(world)
+}

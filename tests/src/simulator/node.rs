@@ -1,0 +1,186 @@
+//! One node of the simulated cluster: the broker as the server runs it, on simulated ports.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use quorate_core::{
+    broker::{
+        BoundListeners, Broker, BrokerConfig, NodeFacts,
+        config::{FoundingConfig, ListenerConfig, ListenerPurpose, Timings},
+        start::{Constructed, Started},
+    },
+    consensus::{
+        NodeId,
+        memory::{Memory, MemoryCluster},
+    },
+    handler::{Handlers, serve},
+    ids::DirectoryId,
+    metadata::{
+        command::SecurityProtocol,
+        image::{Configs, DurabilityLevel, Endpoint, Roles},
+    },
+    runtime::{
+        Clock, Listener, Rng, Runtime, TaskScope,
+        simulated::{SimulatedDisk, SimulatedNetwork},
+    },
+};
+use uuid::Uuid;
+
+/// Clients', brokers' and controllers' ports, the same on every machine.
+const PORTS: [(&str, ListenerPurpose, u16); 3] = [
+    ("PLAINTEXT", ListenerPurpose::Client, 9092),
+    ("INTERNAL", ListenerPurpose::InterBroker, 9094),
+    ("CONTROLLER", ListenerPurpose::Controller, 9093),
+];
+
+/// A machine, whether a process runs on it or not.
+pub(super) struct Machine {
+    pub(super) node: NodeId,
+    pub(super) disk: SimulatedDisk,
+    directory: DirectoryId,
+    /// Processes so far.
+    pub(super) lives: u64,
+    pub(super) process: Option<Process>,
+}
+
+/// A running node.
+pub(super) struct Process {
+    pub(super) broker: Arc<Broker>,
+    tasks: TaskScope,
+    started: Started,
+}
+
+/// What all machines share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    pub(super) network: SimulatedNetwork,
+    pub(super) cluster: MemoryCluster,
+    pub(super) seed: u64,
+    pub(super) voters: BTreeMap<NodeId, String>,
+}
+
+/// The machine's name on the network.
+pub(super) fn name(node: NodeId) -> String {
+    format!("node{node}")
+}
+
+impl Machine {
+    pub(super) fn new(shared: &Shared, node: NodeId) -> Self {
+        let number = u64::try_from(node.0).unwrap_or(0);
+        let rng = Rng::seeded(shared.seed ^ (number << 32));
+        let directory = DirectoryId(Uuid::from_u128(0xD1 << 64 | u128::from(number)));
+        let disk = SimulatedDisk::new(shared.clock.clone(), rng);
+        disk.set_sync_delay(Duration::from_micros(200), Duration::from_millis(4));
+        Self { node, disk, directory, lives: 0, process: None }
+    }
+
+    /// Starts a process. An error is what a real one would print before it exits.
+    pub(super) async fn start(&mut self, shared: &Shared) -> Result<(), String> {
+        self.lives += 1;
+        let name = name(self.node);
+        let tasks = TaskScope::single_threaded();
+        let number = u64::try_from(self.node.0).unwrap_or(0);
+        let runtime = Runtime {
+            clock: shared.clock.clone(),
+            rng: Rng::seeded(shared.seed ^ (number << 40) ^ (self.lives << 48)),
+            disk: Arc::new(self.disk.clone()),
+            network: shared.network.machine(&name),
+            tasks: tasks.clone(),
+        };
+        self.disk.mount(&PathBuf::from("/data")).map_err(|error| error.to_string())?;
+        let consensus = Box::new(Memory::new(&shared.cluster, self.node));
+        let constructed = Constructed::new(config(self.node, shared), runtime.clone(), consensus);
+        let broker = constructed.broker().clone();
+        let handlers = Handlers::new(broker.clone());
+        for listener in &broker.config.listeners {
+            let address = SocketAddr::from(([0, 0, 0, 0], port(listener.purpose)));
+            let bound = runtime.network.listen(address).map_err(|error| error.to_string())?;
+            tasks.spawn(accept(bound, listener.clone(), handlers.clone(), tasks.clone()));
+        }
+        let facts = NodeFacts { directories: vec![self.directory], ..NodeFacts::default() };
+        let started = constructed.bound(listeners(&name)).start(facts).await;
+        match started {
+            Ok(started) => {
+                self.process = Some(Process { broker, tasks, started });
+                Ok(())
+            }
+            Err(error) => {
+                tasks.kill();
+                shared.network.kill(&name);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Ends the process at once.
+    pub(super) fn kill(&mut self, shared: &Shared) {
+        let Some(process) = self.process.take() else { return };
+        process.tasks.kill();
+        shared.network.kill(&name(self.node));
+        shared.cluster.kill(self.node);
+        drop(process.started);
+    }
+
+    /// Ends the process in order, within `limit`.
+    pub(super) async fn stop(&mut self, shared: &Shared, limit: Duration) {
+        let Some(process) = self.process.take() else { return };
+        let _ = shared.clock.timeout(limit, process.started.stop()).await;
+        process.tasks.kill();
+        shared.network.kill(&name(self.node));
+        shared.cluster.kill(self.node);
+    }
+}
+
+fn port(purpose: ListenerPurpose) -> u16 {
+    PORTS.iter().find(|(_, other, _)| *other == purpose).map_or(0, |(_, _, port)| *port)
+}
+
+fn listeners(host: &str) -> BoundListeners {
+    let endpoint = |(listener, _, port): &(&str, ListenerPurpose, u16)| Endpoint {
+        listener: (*listener).to_owned(),
+        host: host.to_owned(),
+        port: *port,
+        protocol: SecurityProtocol::Plaintext,
+    };
+    let controller = PORTS.iter().find(|(_, purpose, _)| *purpose == ListenerPurpose::Controller);
+    BoundListeners {
+        endpoints: PORTS.iter().filter(|port| Some(*port) != controller).map(endpoint).collect(),
+        controller: controller.map(|(_, _, port)| (host.to_owned(), *port)),
+    }
+}
+
+fn config(node: NodeId, shared: &Shared) -> BrokerConfig {
+    let listener = |(name, purpose, _): &(&str, ListenerPurpose, u16)| ListenerConfig {
+        name: (*name).to_owned(),
+        protocol: SecurityProtocol::Plaintext,
+        purpose: *purpose,
+    };
+    let file = [("min.insync.replicas", "2"), ("default.replication.factor", "3"), ("num.partitions", "2")];
+    BrokerConfig {
+        node,
+        roles: Roles { broker: true, controller: true },
+        listeners: PORTS.iter().map(listener).collect(),
+        inter_broker_listener: "INTERNAL".to_owned(),
+        voters: shared.voters.clone(),
+        rack: None,
+        log_dirs: vec![PathBuf::from("/data/records")],
+        metadata_dir: PathBuf::from("/data/metadata"),
+        backend: "memory".to_owned(),
+        founding: FoundingConfig { durability: DurabilityLevel::Synced, defaults: Configs::new() },
+        file: file.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        timings: Timings::default(),
+    }
+}
+
+async fn accept(mut bound: Listener, listener: ListenerConfig, handlers: Arc<Handlers>, tasks: TaskScope) {
+    let listener = Arc::new(listener);
+    loop {
+        let accepted = tokio::select! { biased;
+            () = tasks.stopping() => return,
+            accepted = bound.accept() => accepted,
+        };
+        let Ok((connection, peer)) = accepted else { return };
+        let (handlers, scope, listener) = (handlers.clone(), tasks.clone(), listener.clone());
+        tasks.spawn(async move { serve(handlers, scope, connection, peer, &listener).await });
+    }
+}
