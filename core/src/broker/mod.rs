@@ -11,6 +11,7 @@ mod forward;
 mod heartbeat;
 mod image_file;
 mod outcomes;
+mod partitions;
 mod registration;
 pub mod service;
 pub mod start;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 pub use config::BrokerConfig;
 pub use forward::{Caller, ControllerAt, ForwardError};
 pub use heartbeat::BrokerState;
+pub use partitions::Partitions;
 pub use syncs::{Sync, Syncs};
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct Broker {
     /// Syncs of its disks that are under way. Every sync of records is begun here, because a disk that hangs must
     /// silence the heartbeat.
     pub syncs: Syncs,
+    /// The replicas that run here.
+    pub partitions: Partitions,
     image: ArcSwap<Image>,
     applied: watch::Sender<Applied>,
     consensus: OnceLock<Arc<dyn Running>>,
@@ -104,6 +108,7 @@ impl Broker {
             bound: OnceLock::new(),
             facts: OnceLock::new(),
             syncs: Syncs::default(),
+            partitions: Partitions::default(),
             outcomes: outcomes::Outcomes::default(),
             leadership: ArcSwapOption::empty(),
             controller_at: watch::Sender::default(),
