@@ -175,6 +175,7 @@ impl Replica {
             return;
         }
         self.repair(state, wanted);
+        let followed = state.following();
         match &mut state.role {
             Role::Leader(leader) if wanted.leader == self.node && leader.epoch() == wanted.leader_epoch => {
                 leader.observe(wanted, now, active);
@@ -194,11 +195,11 @@ impl Replica {
             }
             _ => {
                 let following = Following { leader: wanted.leader, epoch: wanted.leader_epoch };
-                if !matches!(&state.role, Role::Follower(now) if *now == following) {
-                    state.role = Role::Follower(following);
-                    self.tell(&self.has_news, &self.duties.news);
-                }
+                state.role = Role::Follower(following);
             }
+        }
+        if state.following() != followed {
+            self.tell(&self.has_news, &self.duties.news);
         }
         self.settle(guard, now);
     }
@@ -250,9 +251,10 @@ impl Replica {
     }
 
     /// Serves nothing any more, and whoever waits is told. What was handed out before stays readable.
-    pub fn retire(&self) {
+    pub fn retire(self: &Arc<Self>) {
         let mut guard = self.state.lock();
         guard.role = Role::Gone;
+        self.tell(&self.has_news, &self.duties.news);
         self.publish(&guard);
     }
 
@@ -358,6 +360,11 @@ impl State {
             Role::Follower(following) => following.epoch,
             Role::None | Role::Gone => LeaderEpoch::NONE,
         }
+    }
+
+    /// Whom it follows.
+    fn following(&self) -> Option<Following> {
+        if let Role::Follower(following) = self.role { Some(following) } else { None }
     }
 
     fn progress(&self) -> Progress {
