@@ -81,12 +81,6 @@ fn request(broker: &Broker) -> Option<BrokerRegistrationRequest> {
             .with_port(endpoint.port)
             .with_security_protocol(i16::try_from(i32::from(endpoint.protocol)).unwrap_or_default())
     };
-    let feature = |(name, min, max): &(&str, i16, i16)| {
-        Feature::default()
-            .with_name(text(*name))
-            .with_min_supported_version(*min)
-            .with_max_supported_version(*max)
-    };
     let flags = [
         (TAG_PAGE_CACHE_LOST, facts.page_cache_lost),
         (TAG_SYNC_FAILED, facts.sync_failed),
@@ -99,10 +93,21 @@ fn request(broker: &Broker) -> Option<BrokerRegistrationRequest> {
             .with_cluster_id(text(base64_id(cluster)))
             .with_incarnation_id(broker.incarnation)
             .with_listeners(bound.endpoints.iter().map(listener).collect())
-            .with_features(FEATURES.iter().map(feature).collect())
+            .with_features(features())
             .with_rack(broker.config.rack.clone().map(text))
             .with_log_dirs(facts.directories.iter().map(|directory| directory.0).collect())
             .with_previous_broker_epoch(-1)
             .with_unknown_tagged_fields(flags.collect()),
     )
+}
+
+/// What this build supports.
+pub(super) fn features() -> Vec<Feature> {
+    let feature = |(name, min, max): &(&str, i16, i16)| {
+        Feature::default()
+            .with_name(text(*name))
+            .with_min_supported_version(*min)
+            .with_max_supported_version(*max)
+    };
+    FEATURES.iter().map(feature).collect()
 }
