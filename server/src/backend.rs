@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use quorate_core::{
     consensus::Consensus,
+    ids::DirectoryId,
     metadata::configs::{Key, Kind, Scope},
     runtime::{Connection, Runtime},
 };
@@ -38,26 +39,61 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Err(format!("consensus={name}: there is no such backend; this build has {}", names.join(", ")))
 }
 
+/// What a backend is made of.
+pub(crate) struct Ingredients<'a> {
+    /// The configuration.
+    pub(crate) config: &'a ServerConfig,
+    /// The ports to the world.
+    pub(crate) runtime: &'a Runtime,
+    /// The identity of the folder that holds the backend's own files.
+    pub(crate) directory: DirectoryId,
+    /// Peers that have connected to the controller listener.
+    pub(crate) peers: PeerConnections,
+}
+
 /// Constructs the backend that the configuration names: no disk, no network, no task, no waiting.
 ///
 /// # Errors
 /// A sentence that names the key whose value cannot be.
-pub(crate) fn select(
-    config: &ServerConfig,
-    runtime: &Runtime,
-    peers: PeerConnections,
-) -> Result<Box<dyn Consensus>, String> {
-    check_name(&config.consensus.name)?;
-    match config.consensus.name.as_str() {
+pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
+    let name = ingredients.config.consensus.name.as_str();
+    check_name(name)?;
+    match name {
+        #[cfg(feature = "raftrs")]
+        "raftrs" => raftrs(ingredients),
         #[cfg(feature = "etcd")]
-        "etcd" => etcd(config, runtime),
+        "etcd" => etcd(&ingredients),
         other => Err(format!("consensus={other}: this build cannot start it")),
     }
 }
 
+#[cfg(feature = "raftrs")]
+fn raftrs(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
+    use quorate_consensus_raftrs::{Raftrs, RaftrsConfig, Timings};
+
+    let Ingredients { config, runtime, directory, peers } = ingredients;
+    let usual = Timings::default();
+    let millis =
+        |key: &str| config.file.get(key).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let election_min = millis("controller.quorum.election.timeout.ms").unwrap_or(usual.election_min);
+    let heartbeat = usual.heartbeat.min(election_min / 5);
+    let raftrs = RaftrsConfig {
+        node: config.node,
+        directory_id: directory,
+        folder: config.metadata_dir.join("consensus").join("raftrs-1"),
+        voters: config.voters.iter().map(|(node, endpoint)| (*node, endpoint.to_string())).collect(),
+        incoming: peers,
+        timings: Timings { heartbeat, election_min, election_max: election_min * 2 },
+        runtime: runtime.clone(),
+    };
+    Ok(Box::new(Raftrs::new(raftrs).map_err(|error| error.to_string())?))
+}
+
 #[cfg(feature = "etcd")]
-fn etcd(config: &ServerConfig, runtime: &Runtime) -> Result<Box<dyn Consensus>, String> {
+fn etcd(ingredients: &Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
     use quorate_consensus_etcd::{Credentials, Etcd, EtcdConfig, Tls};
+
+    let Ingredients { config, runtime, .. } = ingredients;
 
     let option = |name: &str| {
         let value = config.consensus.options.get(&format!("consensus.etcd.{name}"));
@@ -65,7 +101,7 @@ fn etcd(config: &ServerConfig, runtime: &Runtime) -> Result<Box<dyn Consensus>, 
     };
     let endpoints = items(&option("endpoints").unwrap_or_default()).map(str::to_owned).collect();
     let advertised = config.controller_endpoint().unwrap_or_default();
-    let mut etcd = EtcdConfig::new(config.node, advertised, endpoints, runtime.clone());
+    let mut etcd = EtcdConfig::new(config.node, advertised, endpoints, (*runtime).clone());
     etcd.campaigns = config.roles.controller;
     if let Some(prefix) = option("prefix") {
         etcd.prefix = prefix;

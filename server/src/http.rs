@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
 
-use std::{io, net::TcpListener as StdListener, sync::Arc, time::Duration};
+use std::{net::TcpListener as StdListener, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use quorate_core::runtime::{Clock, TaskScope};
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, runtime::Handle, sync::oneshot};
 use tracing::warn;
 
 use crate::{listener::Shards, readiness::Readiness};
@@ -25,30 +25,36 @@ pub(crate) trait Pages: Send + Sync + 'static {
 
 struct Site {
     pages: Arc<dyn Pages>,
-    shards: Arc<Shards>,
+    loops: Loops,
+}
+
+/// The process's event loops, to see whether they turn.
+pub(crate) struct Loops(Vec<(String, Handle)>);
+
+impl Loops {
+    /// Those of `shards`, and the engine's.
+    pub(crate) fn new(shards: &[Arc<Shards>], engine: Handle) -> Self {
+        let handles = shards.iter().flat_map(|shards| shards.all().iter().cloned());
+        let named = handles.enumerate().map(|(number, handle)| (format!("event loop {number}"), handle));
+        Self(named.chain([("the engine".to_owned(), engine)]).collect())
+    }
 }
 
 /// An event loop that has not turned within this is stuck, not busy.
 const TURN_MS_MAX: Duration = Duration::from_secs(2);
 
 /// Serves `pages` on `listener` until `scope` stops.
-///
-/// # Errors
-/// If the system refuses to watch the listener.
-pub(crate) fn serve(
-    listener: StdListener,
-    pages: Arc<dyn Pages>,
-    shards: Arc<Shards>,
-    scope: &TaskScope,
-) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let site = router(pages, shards);
+pub(crate) fn serve(listener: StdListener, pages: Arc<dyn Pages>, loops: Loops, scope: &TaskScope) {
+    let site = router(pages, loops);
     let tasks = scope.clone();
     scope.spawn(async move {
-        let stopping = tasks.clone();
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return warn!(%error, "health and metrics are not served"),
+        };
         tokio::select! { biased;
             // Requests under way are dropped: nothing here is worth holding up a shutdown.
-            () = stopping.stopping() => {}
+            () = tasks.stopping() => {}
             served = axum::serve(listener, site) => {
                 if let Err(error) = served {
                     warn!(%error, "health and metrics are not served any more");
@@ -56,25 +62,24 @@ pub(crate) fn serve(
             }
         }
     });
-    Ok(())
 }
 
-fn router(pages: Arc<dyn Pages>, shards: Arc<Shards>) -> Router {
+fn router(pages: Arc<dyn Pages>, loops: Loops) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Arc::new(Site { pages, shards }))
+        .with_state(Arc::new(Site { pages, loops }))
 }
 
 /// Alive: every event loop turns.
 async fn livez(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    for (number, shard) in site.shards.all().iter().enumerate() {
+    for (name, handle) in &site.loops.0 {
         let (turned, waits) = oneshot::channel();
         // Not a task of the node but a knock on an event loop, which holds nothing.
-        shard.spawn(async move { drop(turned.send(())) });
+        handle.spawn(async move { drop(turned.send(())) });
         if Clock::system().timeout(TURN_MS_MAX, waits).await.is_err() {
-            return (StatusCode::SERVICE_UNAVAILABLE, format!("shard {number} does not turn\n"));
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{name} does not turn\n"));
         }
     }
     (StatusCode::OK, "alive\n".to_owned())
@@ -118,7 +123,9 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let scope = TaskScope::threaded();
-        serve(listener, Arc::new(Fixed(ready)), Arc::new(Shards::start(2).unwrap()), &scope).unwrap();
+        let shards = Arc::new(Shards::start("shard", 2).unwrap());
+        let loops = Loops::new(std::slice::from_ref(&shards), Handle::current());
+        serve(listener, Arc::new(Fixed(ready)), loops, &scope);
         (address, scope)
     }
 

@@ -126,11 +126,11 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Starts `count` threads. They end when the value is dropped.
+    /// Starts `count` threads of this name. They end when the value is dropped.
     ///
     /// # Errors
     /// If the system has no thread or no event queue to give.
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(name: &str, count: usize) -> io::Result<Self> {
         let ended = CancellationToken::new();
         let mut handles = Vec::with_capacity(count);
         for number in 0..count.max(1) {
@@ -138,7 +138,7 @@ impl Shards {
             handles.push(runtime.handle().clone());
             let ended = ended.clone();
             let body = move || runtime.block_on(ended.cancelled());
-            std::thread::Builder::new().name(format!("shard-{number}")).spawn(body)?;
+            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(body)?;
         }
         Ok(Self { handles, next: AtomicUsize::new(0), ended })
     }
@@ -266,7 +266,7 @@ mod tests {
     async fn connections_that_came_before_the_accept_loop_are_served_by_all_shards() {
         let bound = bind(&config(anywhere())).unwrap();
         let streams: Vec<StdStream> = (0..8).map(|_| StdStream::connect(bound.address).unwrap()).collect();
-        let shards = Arc::new(Shards::start(2).unwrap());
+        let shards = Arc::new(Shards::start("shard", 2).unwrap());
         let scope = TaskScope::threaded();
         accept(bound, Arc::new(NameThread), &shards, Arc::new(Semaphore::new(100)), &scope);
         let read = move || {

@@ -14,6 +14,7 @@ mod logging;
 mod metrics;
 mod node;
 mod parent;
+mod peers;
 mod readiness;
 mod server;
 mod tied;

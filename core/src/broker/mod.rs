@@ -10,6 +10,7 @@ mod controller;
 mod forward;
 mod heartbeat;
 mod image_file;
+pub mod meta_properties;
 mod outcomes;
 mod partitions;
 mod registration;

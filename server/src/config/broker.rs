@@ -24,7 +24,7 @@ impl ServerConfig {
             protocol: SecurityProtocol::Plaintext,
             purpose: listener.purpose,
         });
-        let voters = self.voters.iter().filter_map(|voter| Some((voter.node?, voter.endpoint.to_string())));
+        let voters = self.voters.iter().map(|(node, endpoint)| (*node, endpoint.to_string()));
         BrokerConfig {
             node: self.node,
             roles: self.roles,

@@ -56,10 +56,7 @@ fn kafkas_own_file_is_understood() {
 fn one_line_is_enough_for_a_node_of_its_own_and_it_is_bound_to_loopback() {
     let config = config("node.id=0").unwrap();
     assert!(config.listeners.iter().all(|listener| listener.bind.is_loopback()));
-    assert_eq!(
-        config.voters,
-        [Voter { node: Some(NodeId(0)), endpoint: config.listeners[1].advertised.clone() }]
-    );
+    assert_eq!(config.voters, BTreeMap::from([(NodeId(0), config.listeners[1].advertised.clone())]));
     assert_eq!(config.consensus.name, "raftrs");
     assert_eq!(config.http.unwrap().to_string(), "127.0.0.1:9644");
 }
@@ -102,6 +99,10 @@ fn what_is_missing_or_contradicts_itself_is_named() {
         ("node.id=1\nlisteners=CONTROLLER://h:1", "has none for clients"),
         ("node.id=1\ncontroller.quorum.voters=2@h:1", "f:2: controller.quorum.voters: does not list node 1"),
         ("node.id=1\nlisteners=SSL://h:1,CONTROLLER://h:2", "SSL, which is not served yet"),
+        (
+            "node.id=1\ncontroller.quorum.bootstrap.servers=a:9093,b:9093",
+            "f:2: controller.quorum.bootstrap.servers: the ids",
+        ),
         ("node.id=1\nadvertised.listeners=X://h:1", "X is not among the listeners"),
         ("node.id=1\nadvertised.listeners=PLAINTEXT://:9092", "needs a host"),
         ("node.id=1\ninter.broker.listener.name=CONTROLLER", "is a controller's listener"),

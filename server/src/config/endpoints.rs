@@ -52,13 +52,6 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A voter as `controller.quorum.voters` (with its id) or `controller.quorum.bootstrap.servers` (without) names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Voter {
-    pub(crate) node: Option<NodeId>,
-    pub(crate) endpoint: Endpoint,
-}
-
 /// Reads `NAME://host:port,…`; names are upper case, as Kafka makes them.
 ///
 /// # Errors
@@ -89,17 +82,17 @@ pub(crate) fn parse_listeners(text: &str) -> Result<Vec<(String, Endpoint)>, Str
 ///
 /// # Errors
 /// A sentence that names the first malformed or repeated voter.
-pub(crate) fn parse_voters(text: &str) -> Result<Vec<Voter>, String> {
-    let mut voters: Vec<Voter> = Vec::new();
+pub(crate) fn parse_voters(text: &str) -> Result<BTreeMap<NodeId, Endpoint>, String> {
+    let mut voters = BTreeMap::new();
     for item in items(text) {
         let (id, rest) = item.split_once('@').ok_or_else(|| format!("'{item}' is not id@host:port"))?;
         let id = id.parse().ok().filter(|id| *id >= 0);
         let node = NodeId(id.ok_or_else(|| format!("the id in '{item}' is no number from 0"))?);
         let endpoint = peer(rest)?;
-        if voters.iter().any(|voter| voter.node == Some(node) || voter.endpoint == endpoint) {
+        if voters.contains_key(&node) || voters.values().any(|other| *other == endpoint) {
             return Err(format!("'{item}' repeats the id or the address of another voter"));
         }
-        voters.push(Voter { node: Some(node), endpoint });
+        voters.insert(node, endpoint);
     }
     Ok(voters)
 }
@@ -108,16 +101,16 @@ pub(crate) fn parse_voters(text: &str) -> Result<Vec<Voter>, String> {
 ///
 /// # Errors
 /// A sentence that names the first malformed or repeated server.
-pub(crate) fn parse_servers(text: &str) -> Result<Vec<Voter>, String> {
-    let mut voters: Vec<Voter> = Vec::new();
+pub(crate) fn parse_servers(text: &str) -> Result<Vec<Endpoint>, String> {
+    let mut servers = Vec::new();
     for item in items(text) {
         let endpoint = peer(item)?;
-        if voters.iter().any(|voter| voter.endpoint == endpoint) {
+        if servers.contains(&endpoint) {
             return Err(format!("'{item}' is given twice"));
         }
-        voters.push(Voter { node: None, endpoint });
+        servers.push(endpoint);
     }
-    Ok(voters)
+    Ok(servers)
 }
 
 /// Reads `NAME:PROTOCOL,…` and refuses every protocol that is not served.
@@ -186,7 +179,7 @@ mod tests {
     #[test]
     fn voters_need_an_id_and_an_address_of_their_own() {
         let voters = parse_voters("1@a:1,0@b:2").unwrap();
-        assert_eq!(voters[1], Voter { node: Some(NodeId(0)), endpoint: at("b", 2) });
+        assert_eq!(voters[&NodeId(0)], at("b", 2));
         for text in ["a:1", "x@a:1", "-1@a:1", "1@a:1,1@b:1", "1@a:1,2@a:1", "1@:9", "1@a:0"] {
             assert!(parse_voters(text).is_err(), "{text}");
         }

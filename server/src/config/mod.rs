@@ -19,7 +19,7 @@ use quorate_core::{
     },
 };
 
-use endpoints::{Endpoint, Voter, items};
+use endpoints::{Endpoint, items};
 use settings::{ConfigError, ConfigErrors, Settings};
 
 /// A server's configuration.
@@ -34,7 +34,7 @@ pub(crate) struct ServerConfig {
     /// The listener by which brokers reach each other; empty on a mere controller.
     pub(crate) inter_broker_listener: String,
     /// The controllers, this node among them where it is one.
-    pub(crate) voters: Vec<Voter>,
+    pub(crate) voters: BTreeMap<NodeId, Endpoint>,
     /// Folders for the partitions' files; at least one.
     pub(crate) log_dirs: Vec<PathBuf>,
     /// Folder for the metadata log.
@@ -88,10 +88,10 @@ impl ServerConfig {
 
     /// Where other nodes reach this one's controller, `host:port`; `None` on a mere broker.
     pub(crate) fn controller_endpoint(&self) -> Option<String> {
-        let own = self.voters.iter().find(|voter| voter.node == Some(self.node));
+        let own = self.voters.get(&self.node);
         let listener =
             self.listeners.iter().find(|listener| listener.purpose == ListenerPurpose::Controller)?;
-        Some(own.map_or(&listener.advertised, |voter| &voter.endpoint).to_string())
+        Some(own.unwrap_or(&listener.advertised).to_string())
     }
 }
 
@@ -111,15 +111,15 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&mut self) -> ServerConfig {
         let node = self.node();
-        let (broker, controller) = self.roles();
-        let (listeners, inter_broker_listener) = self.listeners(broker, controller);
-        let voters = self.voters(node, controller, &listeners);
+        let roles = self.roles();
+        let (listeners, inter_broker_listener) = self.listeners(roles);
+        let voters = self.voters(node, roles, &listeners);
         let log_dirs = self.log_dirs();
         let metadata_dir = self.text("metadata.log.dir").map(PathBuf::from);
         let metadata_dir = metadata_dir.or_else(|| log_dirs.first().cloned()).unwrap_or_default();
         ServerConfig {
             node,
-            roles: Roles { broker, controller },
+            roles,
             listeners,
             inter_broker_listener,
             voters,
@@ -162,16 +162,17 @@ impl Reader<'_> {
         NodeId(set.and_then(|text| text.parse().ok()).unwrap_or_default())
     }
 
-    fn roles(&mut self) -> (bool, bool) {
+    fn roles(&mut self) -> Roles {
         let text = self.text("process.roles").unwrap_or_default();
         let roles: Vec<&str> = items(&text).collect();
         if roles.is_empty() {
             self.fail("process.roles", "names no role: broker, controller or both");
         }
-        (roles.contains(&"broker"), roles.contains(&"controller"))
+        Roles { broker: roles.contains(&"broker"), controller: roles.contains(&"controller") }
     }
 
-    fn listeners(&mut self, broker: bool, controller: bool) -> (Vec<ListenerConfig>, String) {
+    fn listeners(&mut self, roles: Roles) -> (Vec<ListenerConfig>, String) {
+        let Roles { broker, controller } = roles;
         let mut named = self.parsed("listeners", endpoints::parse_listeners);
         let advertised = self.parsed("advertised.listeners", endpoints::parse_listeners);
         let controllers: Vec<String> = items(&self.text("controller.listener.names").unwrap_or_default())
@@ -263,39 +264,44 @@ impl Reader<'_> {
         (*name).clone()
     }
 
-    fn voters(&mut self, node: NodeId, controller: bool, listeners: &[ListenerConfig]) -> Vec<Voter> {
-        let voters = self.parsed("controller.quorum.voters", endpoints::parse_voters);
-        let servers = self.parsed("controller.quorum.bootstrap.servers", endpoints::parse_servers);
+    fn voters(
+        &mut self,
+        node: NodeId,
+        roles: Roles,
+        listeners: &[ListenerConfig],
+    ) -> BTreeMap<NodeId, Endpoint> {
+        const VOTERS: &str = "controller.quorum.voters";
+        const SERVERS: &str = "controller.quorum.bootstrap.servers";
+        let voters = self.parsed(VOTERS, endpoints::parse_voters);
+        let servers = self.parsed(SERVERS, endpoints::parse_servers);
+        let own = listeners.iter().find(|listener| listener.purpose == ListenerPurpose::Controller);
         if !voters.is_empty() {
-            let listed = voters.iter().any(|voter| voter.node == Some(node));
-            if controller && !listed {
-                self.fail(
-                    "controller.quorum.voters",
-                    format!("does not list node {node}, which is a controller"),
-                );
-            } else if !controller && listed {
-                self.fail("controller.quorum.voters", format!("lists node {node}, which is no controller"));
+            let listed = voters.contains_key(&node);
+            if roles.controller && !listed {
+                self.fail(VOTERS, format!("does not list node {node}, which is a controller"));
+            } else if !roles.controller && listed {
+                self.fail(VOTERS, format!("lists node {node}, which is no controller"));
             }
             return voters;
         }
-        if !servers.is_empty() {
-            return servers;
-        }
-        let own = listeners.iter().find(|listener| listener.purpose == ListenerPurpose::Controller);
-        match own {
-            Some(listener) => vec![Voter { node: Some(node), endpoint: listener.advertised.clone() }],
-            // Without a role, or without a listener for it, that is what is reported.
-            None if controller || !self.settings_name_roles() => Vec::new(),
-            None => {
-                let problem = "controller.quorum.voters is not set: a broker needs to know its controllers";
+        match (servers.as_slice(), own) {
+            ([], Some(own)) => BTreeMap::from([(node, own.advertised.clone())]),
+            // A lone controller that names itself, as Kafka's own file does.
+            ([server], Some(own)) if server.port == own.bind.port => BTreeMap::from([(node, server.clone())]),
+            // Without a listener for it, a controller cannot be; that is reported already.
+            (_, None) if roles.controller || !roles.broker => BTreeMap::new(),
+            ([], None) => {
+                let problem = format!("{VOTERS} is not set: a broker needs to know its controllers");
                 self.errors.push(ConfigError::general(problem));
-                Vec::new()
+                BTreeMap::new()
+            }
+            _ => {
+                let problem =
+                    format!("the ids of the controllers are needed too: set {VOTERS}=id@host:port,… instead");
+                self.fail(SERVERS, problem);
+                BTreeMap::new()
             }
         }
-    }
-
-    fn settings_name_roles(&self) -> bool {
-        self.text("process.roles").is_some_and(|text| items(&text).any(|role| role == "broker"))
     }
 
     fn log_dirs(&mut self) -> Vec<PathBuf> {
