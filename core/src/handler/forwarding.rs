@@ -7,7 +7,7 @@ use super::{Handlers, request::Caller};
 use crate::{broker, runtime::Moment};
 
 /// The longest that a client may have a request wait; more would keep its connection busy for nothing.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(300);
 
 impl Handlers {
     /// When a request must be answered whose client waits for `timeout_ms`.

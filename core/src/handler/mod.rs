@@ -12,12 +12,17 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_quorum;
 mod describe_topic_partitions;
+mod fetch;
 mod forwarding;
 mod hello;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
 mod operations;
+mod partitions;
+mod produce;
 mod request;
 #[cfg(test)]
 mod testing;
@@ -53,6 +58,7 @@ pub struct Handlers {
     /// Names of topics that are being made because somebody asked for them.
     creations: Mutex<BTreeSet<String>>,
     producer_ids: tokio::sync::Mutex<init_producer_id::Block>,
+    sessions: fetch::Sessions,
 }
 
 /// Limits on connections, fixed when the node starts.
@@ -89,12 +95,14 @@ impl Handlers {
     #[must_use]
     pub fn with_limits(broker: Arc<Broker>, limits: Limits) -> Arc<Self> {
         let memory = FrameMemory::new(limits.queued_bytes);
+        let sessions = fetch::Sessions::new(broker.runtime.clock.clone());
         Arc::new(Self {
             broker,
             memory,
             limits,
             creations: Mutex::default(),
             producer_ids: tokio::sync::Mutex::default(),
+            sessions,
         })
     }
 
@@ -144,6 +152,10 @@ impl Handlers {
         let ready = |reply| Ok(Begun::Ready(reply));
         match request.api.key {
             ApiKey::API_VERSIONS => ready(api_versions::answer(self, caller, &request)?),
+            ApiKey::PRODUCE => produce::begin(self, caller, request),
+            ApiKey::FETCH => fetch::begin(self, caller, request),
+            ApiKey::LIST_OFFSETS => ready(list_offsets::answer(self, &request)?),
+            ApiKey::OFFSET_FOR_LEADER_EPOCH => ready(offset_for_leader_epoch::answer(self, &request)?),
             ApiKey::METADATA => metadata::begin(self, caller, request),
             ApiKey::DESCRIBE_CLUSTER => ready(describe_cluster::answer(self, caller, &request)?),
             ApiKey::DESCRIBE_CONFIGS => ready(describe_configs::answer(self, &request)?),

@@ -9,7 +9,7 @@ use super::{
 use crate::ids::TopicId;
 
 /// A topic, as a request names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicRef {
     /// By its name.
     Name(StrBytes),
