@@ -7,15 +7,18 @@ mod admin;
 mod applier;
 pub mod config;
 mod controller;
+mod fetcher;
 mod forward;
 mod heartbeat;
 mod image_file;
+mod isr;
 pub mod meta_properties;
 mod outcomes;
 mod partitions;
 mod registration;
 pub mod service;
 pub mod start;
+mod syncer;
 mod syncs;
 
 #[cfg(test)]

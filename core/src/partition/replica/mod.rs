@@ -301,7 +301,12 @@ impl Replica {
         }
     }
 
-    /// Takes in the controller's answer. With [`Effect::Retry`] the caller waits a while and takes the proposal again.
+    /// Puts a proposal that has to be asked again back into the list.
+    pub fn propose_again(self: &Arc<Self>) {
+        self.tell(&self.waits_for_proposal, &self.duties.proposals);
+    }
+
+    /// Takes in the controller's answer. With [`Effect::Retry`] the caller waits a while and has it proposed again.
     pub fn answered(self: &Arc<Self>, proposal: &Proposal, verdict: &Verdict) -> Effect {
         let mut guard = self.state.lock();
         let high_watermark = guard.high_watermark;

@@ -1,0 +1,58 @@
+//! Group commit: one thread for each log directory syncs whatever has been appended, again and again. There is no timer:
+//! what comes while a round runs is the next round.
+
+use std::sync::Arc;
+
+use super::Broker;
+use crate::{
+    log::SyncDepth,
+    partition::{backlog::Backlog, replica::Replica},
+};
+
+/// Replicas of one log directory that have something to sync.
+pub(super) type Dirty = Arc<Backlog<Arc<Replica>>>;
+
+/// Syncs the replicas of a log directory until the node stops; what was asked for by then is synced before it returns.
+/// A sync that fails ends the process: what was written is in doubt, and another try would not tell.
+pub(super) async fn run(broker: Arc<Broker>, dirty: Dirty) {
+    loop {
+        let round = tokio::select! { biased;
+            round = dirty.take() => round,
+            () = broker.runtime.tasks.stopping() => break,
+        };
+        if !sync_all(&broker, round).await {
+            return;
+        }
+    }
+    sync_all(&broker, dirty.take_now()).await;
+}
+
+/// One round; whether the disk is sound.
+async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>) -> bool {
+    for replica in round {
+        if let Err(reason) = sync(broker, &replica).await {
+            // A partition that was deleted meanwhile may have lost its folder in the middle.
+            if replica.is_gone() {
+                continue;
+            }
+            broker.fail(&format!(
+                "a sync of {}-{} failed, so that nobody can say what is on the disk: {reason}. The process ends and \
+                 must be started anew; other replicas go on",
+                replica.topic, replica.partition.index
+            ));
+            return false;
+        }
+    }
+    true
+}
+
+async fn sync(broker: &Broker, replica: &Arc<Replica>) -> Result<(), String> {
+    let job = replica.begin_sync(SyncDepth::Batches).map_err(|error| error.to_string())?;
+    let Some(job) = job else { return Ok(()) };
+    let under_way = broker.syncs.begin(broker.runtime.clock.now());
+    let synced = job.run().await;
+    drop(under_way);
+    synced.map_err(|error| error.to_string())?;
+    replica.finish_sync(job);
+    Ok(())
+}
