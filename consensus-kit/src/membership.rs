@@ -7,7 +7,7 @@ use quorate_core::ids::{DirectoryId, LogIndex, NodeId};
 use uuid::Uuid;
 
 /// One member of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The log directory it became a member with. A node that comes with another one has lost its votes and entries,
     /// and is not this member.

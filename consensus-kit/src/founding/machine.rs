@@ -23,7 +23,7 @@ use crate::membership::Member;
 const MET_CAP: usize = 1024;
 
 /// A cluster's beginning: its id, and its first voters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Charter {
     /// The log's id. The first generation's is the cluster id.
     pub log: LogId,
@@ -32,7 +32,7 @@ pub struct Charter {
 }
 
 /// How far a node has come; kept durably before it is said to anybody.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// The folder is empty.
     #[default]
@@ -44,7 +44,7 @@ pub enum Phase {
 }
 
 /// What a node says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// Which node it is.
     pub node: NodeId,
@@ -57,7 +57,7 @@ pub struct Claim {
 }
 
 /// One node's part in the founding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
     me: Claim,
     /// Where the listed voters are reached, for the charter.

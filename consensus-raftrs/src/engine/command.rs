@@ -114,11 +114,12 @@ impl Engine {
                     self.state.change = Some(change);
                     return Ok(false);
                 }
-                if let Appended::At(index) = self.node.propose_change(conf_change(&step))? {
+                let appended = self.node.propose_change(conf_change(&step))?;
+                if let Appended::At(index) = appended {
                     change.appended(index);
                 }
                 self.state.change = Some(change);
-                return Ok(true);
+                return Ok(appended != Appended::Refused);
             }
         }
         self.state.change = Some(change);

@@ -146,7 +146,8 @@ impl Engine {
             () = self.runtime.clock.sleep_until(next_tick) => {}
             command = self.commands.recv() => match command {
                 Some(command) => self.command(command)?,
-                None => return Err(Broken("the backend was dropped".to_owned())),
+                // The handle was dropped: whoever did it is about to kill this task, as a crash would.
+                None => std::future::pending::<()>().await,
             },
             Some(event) = self.events.recv() => self.event(event).await?,
         }

@@ -2,4 +2,5 @@
 
 mod lab;
 mod one_node;
+mod tcp;
 mod three_nodes;
