@@ -30,6 +30,7 @@ use crate::{
 /// The configured backend.
 pub struct Raftrs {
     config: RaftrsConfig,
+    tail: u64,
 }
 
 impl Raftrs {
@@ -39,14 +40,21 @@ impl Raftrs {
     /// [`StartError::Config`], with a sentence that names the key.
     pub fn new(config: RaftrsConfig) -> Result<Self, StartError> {
         config.check()?;
-        Ok(Self { config })
+        Ok(Self { config, tail: TAIL_ENTRIES })
+    }
+
+    /// Keeps so many entries behind a snapshot for readers and followers that are slow, instead of 10,000.
+    #[must_use]
+    pub fn with_tail(self, tail: u64) -> Self {
+        Self { tail, ..self }
     }
 }
 
 #[async_trait]
 impl Consensus for Raftrs {
     async fn start(self: Box<Self>, resume: Resume) -> Result<Arc<dyn Running>, StartError> {
-        let RaftrsConfig { node, directory_id, folder, voters, incoming, timings, runtime } = self.config;
+        let Self { config, tail } = *self;
+        let RaftrsConfig { node, directory_id, folder, voters, incoming, timings, runtime } = config;
         let runtime = Runtime { tasks: runtime.tasks.child(), ..runtime };
         // Whatever goes wrong from here on, nothing is left running.
         let scope = Scope(runtime.tasks.clone());
@@ -74,6 +82,7 @@ impl Consensus for Raftrs {
             me: node,
             voters,
             timings,
+            tail,
             clock: runtime.clock.clone(),
             announcer,
             progress: watch::Sender::new(Progress::default()),
@@ -179,7 +188,7 @@ impl Handle {
         let staged = writer.finish().map_err(refused)?;
         parts.snapshots.publish(staged).await.map_err(refused)?;
         parts.history.lock().forget(meta.index);
-        let behind = LogIndex(meta.index.0.saturating_sub(TAIL_ENTRIES));
+        let behind = LogIndex(meta.index.0.saturating_sub(self.shared.tail));
         parts.log.forget(behind).await.map_err(|error| CompactError::Storage(error.to_string()))?;
         Ok(meta.index)
     }

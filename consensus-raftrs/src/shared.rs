@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) me: NodeId,
     pub(crate) voters: BTreeMap<NodeId, String>,
     pub(crate) timings: Timings,
+    /// Entries that are kept behind a snapshot.
+    pub(crate) tail: u64,
     pub(crate) clock: Clock,
     pub(crate) announcer: LeaderAnnouncer,
     pub(crate) progress: watch::Sender<Progress>,

@@ -208,8 +208,8 @@ impl Log {
         self.submit(Work::Restart(point, vote)).await
     }
 
-    /// Lets go of entries up to and with `index`, as far as whole segments allow. A durable snapshot must stand for
-    /// them.
+    /// Lets go of entries up to and with `index`. A durable snapshot must stand for them. Files go by whole segments, so
+    /// that some of the entries may be back after a restart.
     ///
     /// # Errors
     /// As [`Log::write`].

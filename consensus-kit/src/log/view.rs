@@ -120,20 +120,21 @@ impl View {
         self.base = point;
     }
 
-    /// Takes out the oldest segment if it is not the one being written and everything in it is at most `index`.
-    pub(super) fn forget_segment(&mut self, index: LogIndex) -> Option<Arc<Segment>> {
-        if self.segments.len() < 2 {
+    /// Lets go of entries up to and with `index`, as far as there are any.
+    pub(super) fn forget(&mut self, index: LogIndex) {
+        if let Some(point) = self.point(index.min(self.last().index)) {
+            self.begin_after(point);
+        }
+    }
+
+    /// Takes out the oldest segment if it is not the one being written and holds no entry any more.
+    pub(super) fn take_empty_segment(&mut self) -> Option<Arc<Segment>> {
+        let oldest = self.segments.first_key_value().map(|(sequence, _)| *sequence)?;
+        let used = self.slots.front().is_some_and(|slot| slot.segment.sequence <= oldest);
+        if used || self.segments.len() < 2 {
             return None;
         }
-        let sequence = *self.segments.first_key_value()?.0;
-        let end = self.slots.partition_point(|slot| slot.segment.sequence <= sequence);
-        let last = LogIndex(self.base.index.0.saturating_add(end as u64));
-        if last > index {
-            return None;
-        }
-        let point = self.point(last)?;
-        self.begin_after(point);
-        self.segments.remove(&sequence)
+        self.segments.remove(&oldest)
     }
 
     pub(super) fn slots(&self, from: LogIndex, to: LogIndex, max_bytes: u64) -> Vec<(LogIndex, Slot)> {

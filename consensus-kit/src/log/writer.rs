@@ -268,10 +268,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes segments from the oldest on, each durably before the next, so that no hole can appear.
+    /// Removes the segments of forgotten entries, from the oldest on, each durably before the next, so that no hole can
+    /// appear.
     fn forget(&self, shared: &Shared, index: LogIndex) -> Result<(), LogError> {
+        shared.view.write().forget(index);
         loop {
-            let segment = shared.view.write().forget_segment(index);
+            let segment = shared.view.write().take_empty_segment();
             let Some(segment) = segment else { return Ok(()) };
             self.remove(&segment.path)?;
             self.disk.sync_dir(&self.folder).map_err(|error| storage("sync", &self.folder, &error))?;

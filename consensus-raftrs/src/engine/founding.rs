@@ -74,6 +74,8 @@ pub(crate) async fn build(
         }
         None => (LogIndex(0), Membership { voters: charter.founders.clone(), ..Membership::default() }),
     };
+    let tail = LogIndex(at.0.saturating_sub(shared.tail));
+    log.forget(tail).await.map_err(of_log)?;
     // The durable commit index lags behind; whatever a snapshot or the applier has, was committed.
     let mut vote = log.vote();
     vote.commit = vote.commit.max(at).max(resume.applied).max(log.base().index);

@@ -13,6 +13,7 @@ mod lifecycle;
 mod log;
 pub mod memory;
 pub mod mutants;
+pub mod raftrs;
 
 use std::{fmt, time::Duration};
 
