@@ -170,13 +170,15 @@ impl Running for Handle {
     async fn resign(&self, epoch: Epoch) {
         let leads =
             |fence: &Option<crate::shared::Fence>| fence.as_ref().is_some_and(|fence| fence.epoch == epoch);
-        let mut leading = self.shared.leading.subscribe();
-        if !leads(&leading.borrow()) {
+        let mut leading = self.shared.leading.watch();
+        if !leads(&leading.look()) {
             return;
         }
-        self.shared.resigned.send_modify(|resigned| *resigned = (*resigned).max(epoch));
-        // Only a backend that is dropped meanwhile closes the channel.
-        let _ = leading.wait_for(|fence| !leads(fence)).await;
+        self.shared.resigned.modify(|resigned| *resigned = (*resigned).max(epoch));
+        tokio::select! { biased;
+            () = self.shared.ended.cancelled() => {}
+            _ = leading.wait_for(|fence| !leads(fence)) => {}
+        }
     }
 
     fn status(&self) -> Status {
@@ -271,14 +273,14 @@ impl Reader {
     /// Makes one step: fills `ready`, or waits, or returns a snapshot to be installed.
     async fn fill(&mut self) -> Result<Option<Snapshot>, HistoryLost> {
         let shared = self.shared.clone();
-        let mut view = shared.view.subscribe();
-        let Some(head) = view.borrow_and_update().clone() else {
-            let _ = view.changed().await;
+        let mut view = shared.view.watch();
+        let Some(head) = view.look() else {
+            view.changed().await;
             return Ok(None);
         };
         match self.position.step(&shared.keys, &head, self.limit)? {
             Step::Wait => {
-                let _ = view.changed().await;
+                view.changed().await;
             }
             Step::Install(record) => {
                 self.position = Position { index: record.index, chain: Some(record.chain) };
@@ -322,9 +324,9 @@ impl Reader {
             let (root, index) = (self.shared.keys.root().to_owned(), self.position.index.next());
             return Err(HistoryLost::Hole { root, index, first: head.first, tail: head.tail.index });
         }
-        let mut view = self.shared.view.subscribe();
+        let mut view = self.shared.view.watch();
         self.shared.refresh.notify_one();
-        let _ = view.wait_for(|head| head.as_ref().is_some_and(|head| head.revision >= revision)).await;
+        view.wait_for(|head| head.as_ref().is_some_and(|head| head.revision >= revision)).await;
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn compact(shared: &Shared, snapshot: Snapshot) -> Result<(), C
     if head.snapshot.is_some_and(|kept| kept.index >= meta.index) {
         return Ok(());
     }
-    let Some(fence) = shared.leading.borrow().clone() else { return Ok(()) };
+    let Some(fence) = shared.leading.get() else { return Ok(()) };
     let compaction = Compaction { shared, fence };
     compaction.check(&head, meta).await?;
     let record = compaction.upload(snapshot).await?;
@@ -141,7 +141,7 @@ impl Compaction<'_> {
 
     async fn pause(&self, tries: &mut u32, error: &StoreError) -> Result<(), CompactError> {
         *tries += 1;
-        let leading = self.shared.leading.borrow().as_ref() == Some(&self.fence);
+        let leading = self.shared.leading.get().as_ref() == Some(&self.fence);
         if *tries >= ATTEMPTS || !leading || matches!(error, StoreError::Refused(..)) {
             return Err(CompactError::Unavailable(error.to_string()));
         }

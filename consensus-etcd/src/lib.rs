@@ -7,7 +7,7 @@
 //! density and against the hash chain, so that a restored backup is noticed and never silently followed.
 //!
 //! Decisions ([`head`], [`campaign`], [`proposal`], [`reader`]) are pure functions over the small vocabulary of
-//! [`storage`]; [`observer`], [`session`] and [`compaction`] carry them out; [`transport`] is the only place that
+//! [`storage`]; [`observer`], [`session`], [`proposing`] and [`compaction`] carry them out; [`transport`] is the only place that
 //! names the etcd client.
 
 mod backend;
@@ -17,12 +17,16 @@ mod config;
 mod head;
 mod observer;
 mod proposal;
+mod proposing;
 mod queue;
 mod reader;
 mod session;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod storage;
 mod transport;
+mod watched;
 
 pub use backend::Etcd;
 pub use config::{ConfigError, Credentials, EtcdConfig, Tls};

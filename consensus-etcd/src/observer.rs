@@ -93,7 +93,7 @@ fn announce(shared: &Shared, head: &Head) {
         Some((record, _)) if record.node != shared.node => Leader::Other(record.node),
         // This node's own leadership is announced by its session; what it holds besides is of a former life.
         Some((record, _)) => {
-            let mine = shared.leading.borrow().as_ref().is_some_and(|fence| fence.token == record.token);
+            let mine = shared.leading.get().is_some_and(|fence| fence.token == record.token);
             if mine {
                 return;
             }

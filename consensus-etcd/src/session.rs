@@ -12,13 +12,13 @@ use quorate_core::{
 
 use crate::{
     campaign::{Bid, Candidate, Verdict},
-    head::{Head, HistoryLost},
-    proposal::{BATCH_BYTES, BATCH_ENTRIES, Batch, Leadership, Outcome},
-    queue::Proposal,
+    head::Head,
+    proposal::Leadership,
+    proposing::Proposing,
     shared::{Fence, Shared},
     storage::{
         Op, Refusal, StoreError, Txn, TxnReply,
-        records::{Damaged, LeaderRecord, write_candidate},
+        records::{LeaderRecord, write_candidate},
     },
 };
 
@@ -31,10 +31,10 @@ const JITTER_MS: u64 = 30;
 
 /// Runs one session after the other until the backend stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut view = shared.view.subscribe();
+    let mut view = shared.view.watch();
     let first = tokio::select! { biased;
         () = shared.stopping() => return,
-        first = view.wait_for(Option::is_some) => first.ok().and_then(|head| head.clone()),
+        first = view.wait_for(Option::is_some) => first,
     };
     let former = first.and_then(|head| shared.former_life(&head));
     let mut resigned = None;
@@ -120,7 +120,7 @@ impl<'a> Session<'a> {
     async fn close(&self, end: End) -> Option<Epoch> {
         let shared = self.shared;
         shared.queue.close(ProposeError::NotLeader { hint: shared.hint() });
-        let led = shared.leading.borrow().as_ref().map(|fence| fence.epoch);
+        let led = shared.leading.get().map(|fence| fence.epoch);
         if let Some(epoch) = led {
             tracing::info!(node = %shared.node, %epoch, ?end, "leads no more");
             shared.announcer.announce(epoch, Leader::Unknown);
@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         if end != End::LeaseGone {
             self.revoke().await;
         }
-        shared.leading.send_replace(None);
+        shared.leading.set(None);
         shared.refresh.notify_one();
         led
     }
@@ -172,19 +172,22 @@ impl<'a> Session<'a> {
     /// Campaigns whenever nobody leads, and leads when a campaign is won.
     async fn elect(&self) -> End {
         let (clock, shared) = (&self.shared.runtime.clock, self.shared);
-        let mut view = shared.view.subscribe();
+        let mut view = shared.view.watch();
         if let Some(Resigned { epoch, until }) = self.resigned {
             let over = view.wait_for(|head| head.as_ref().is_some_and(|head| head.epoch > epoch));
             tokio::select! { biased; _ = over => {} () = clock.sleep_until(until) => {} }
         }
         let founding = LogId(*shared.runtime.rng.uuid().as_bytes());
         loop {
-            let head = view.borrow_and_update().clone();
+            let head = view.look();
+            let held = head.as_ref().and_then(|head| head.leader.as_ref());
+            if held.is_some_and(|(record, _)| record.token == self.me.token) {
+                // A bid that was given up, because a repetition of it was refused, has been carried out late.
+                return End::Deposed;
+            }
             let bid = head.and_then(|head| Bid::new(&shared.keys, &head, &self.me, self.former, founding));
             let Some(bid) = bid else {
-                if view.changed().await.is_err() {
-                    return End::Stopping;
-                }
+                view.changed().await;
                 continue;
             };
             match self.ask(&bid.txn).await {
@@ -226,141 +229,24 @@ impl<'a> Session<'a> {
         let Candidate { node, endpoint, token, .. } = self.me.clone();
         shared.won(log, &leadership, LeaderRecord { node, epoch, token, endpoint });
         shared.queue.open(epoch);
-        shared.leading.send_replace(Some(Fence { epoch, compare: leadership.fence(), token }));
+        shared.leading.set(Some(Fence { epoch, compare: leadership.fence(), token }));
         tracing::info!(node = %shared.node, %epoch, %opened_at, "leads");
         shared.announcer.announce(epoch, Leader::Me { opened_at });
-        let mut resigned = shared.resigned.subscribe();
+        let mut resigned = shared.resigned.watch();
         tokio::select! { biased;
             _ = resigned.wait_for(|resigned| *resigned >= epoch) => End::Resigned,
             () = self.deposed(&leadership) => End::Deposed,
-            end = Proposing::new(shared, leadership.clone()).run() => end,
+            () = Proposing::new(shared, leadership.clone()).run() => End::Deposed,
         }
     }
 
     /// Returns when the head shows that this leadership is over.
     async fn deposed(&self, leadership: &Leadership) {
-        let mut view = self.shared.view.subscribe();
+        let mut view = self.shared.view.watch();
         let over = |head: &Head| {
             let mine = head.leader.as_ref().is_some_and(|(record, _)| record.token == self.me.token);
             head.epoch > leadership.epoch || (head.epoch == leadership.epoch && !mine)
         };
-        let _ = view.wait_for(|head| head.as_ref().is_some_and(|head| over(head))).await;
-    }
-}
-
-/// The proposals of one leadership: one batch in flight.
-struct Proposing<'a> {
-    shared: &'a Shared,
-    leadership: Leadership,
-    /// What etcd has been found to take.
-    entries: usize,
-    bytes: usize,
-}
-
-impl<'a> Proposing<'a> {
-    fn new(shared: &'a Shared, leadership: Leadership) -> Self {
-        Self { shared, leadership, entries: BATCH_ENTRIES, bytes: BATCH_BYTES }
-    }
-
-    async fn run(mut self) -> End {
-        loop {
-            let proposals = self.shared.queue.take(self.entries, self.bytes).await;
-            if let Err(end) = self.commit(proposals).await {
-                return end;
-            }
-        }
-    }
-
-    /// Asks for one batch until it is known what became of it. Whoever waits for a proposal that is dropped here is
-    /// told that its outcome is unknown.
-    async fn commit(&mut self, proposals: Vec<Proposal>) -> Result<(), End> {
-        let entries: Vec<Bytes> = proposals.iter().map(|proposal| proposal.data.clone()).collect();
-        let batch = self.leadership.batch(&entries);
-        let mut asked = 0_u32;
-        loop {
-            match self.shared.store.txn(&batch.txn).await {
-                Ok(reply) => {
-                    self.shared.contacted();
-                    let outcome = self.leadership.judge(&batch, &reply);
-                    if asked > 0 {
-                        tracing::info!(node = %self.shared.node, first = %batch.first, asked, ?outcome, "settled");
-                    }
-                    return self.settle(proposals, &batch, outcome);
-                }
-                // Nothing of it has ever been sent before: this answer is about all of it.
-                Err(StoreError::Refused(refusal, why)) if asked == 0 => {
-                    self.refused(proposals, refusal, &why);
-                    return Ok(());
-                }
-                Err(error) => {
-                    if asked == 0 {
-                        tracing::warn!(node = %self.shared.node, first = %batch.first, "asking again: {error}");
-                    }
-                    asked += 1;
-                    self.shared.runtime.clock.sleep(RETRY).await;
-                }
-            }
-        }
-    }
-
-    fn settle(
-        &mut self,
-        proposals: Vec<Proposal>,
-        batch: &Batch,
-        outcome: Result<Outcome, Damaged>,
-    ) -> Result<(), End> {
-        let tail = match outcome {
-            Ok(Outcome::Committed) => {
-                self.shared.committed(&self.leadership);
-                let mut index = batch.first;
-                for proposal in proposals {
-                    let _ = proposal.answer.send(Ok(index));
-                    index = index.next();
-                }
-                return Ok(());
-            }
-            Ok(Outcome::Lost) => {
-                let hint = self.shared.hint();
-                answer(proposals, ProposeError::NotLeader { hint });
-                return Err(End::Deposed);
-            }
-            Ok(Outcome::Unknown) => return Err(End::Deposed),
-            Ok(Outcome::TailMoved(tail)) => tail,
-            Err(damaged) => {
-                self.shared.fail(&HistoryLost::from(damaged).to_string());
-                return Err(End::Stopping);
-            }
-        };
-        let (root, mine) = (self.leadership.keys.root().to_owned(), self.leadership.tail);
-        if tail.index < mine.index {
-            self.shared.fail(&HistoryLost::Rewound { root, known: mine.index, tail: tail.index }.to_string());
-        } else if tail != mine {
-            self.shared.fail(&HistoryLost::Diverged { root, index: mine.index.next() }.to_string());
-        }
-        Err(End::Deposed)
-    }
-
-    fn refused(&mut self, proposals: Vec<Proposal>, refusal: Refusal, why: &str) {
-        match (refusal, proposals.len()) {
-            (Refusal::TooLarge, 1) => answer(proposals, ProposeError::TooLarge),
-            (Refusal::TooLarge, _) => {
-                self.bytes = (self.bytes / 2).max(1);
-                self.shared.queue.put_back(proposals);
-            }
-            (Refusal::TooManyOperations, 2..) => {
-                self.entries = (self.entries / 2).max(1);
-                self.shared.queue.put_back(proposals);
-            }
-            _ => {
-                tracing::warn!(node = %self.shared.node, "proposals were refused: {why}");
-                answer(proposals, ProposeError::Busy);
-            }
-        }
-    }
-}
-
-fn answer(proposals: Vec<Proposal>, error: ProposeError) {
-    for proposal in proposals {
-        let _ = proposal.answer.send(Err(error));
+        view.wait_for(|head| head.as_ref().is_some_and(|head| over(head))).await;
     }
 }

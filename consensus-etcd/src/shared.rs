@@ -8,7 +8,7 @@ use quorate_core::{
     consensus::{Chain, Epoch, Leader, LeaderAnnouncer, LogId, LogIndex, NodeId, ProposeError, Resume},
     runtime::{Moment, Runtime},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use crate::{
         keys::Keys,
         records::{LeaderRecord, Tail},
     },
+    watched::Watched,
 };
 
 pub(crate) struct Shared {
@@ -36,11 +37,11 @@ pub(crate) struct Shared {
     pub(crate) announcer: LeaderAnnouncer,
     pub(crate) queue: Queue,
     /// The newest head. Its tail may be ahead of the rest: a leader knows what it has committed.
-    pub(crate) view: watch::Sender<Option<Arc<Head>>>,
+    pub(crate) view: Watched<Option<Arc<Head>>>,
     /// This node's leadership, until everything about it is given up.
-    pub(crate) leading: watch::Sender<Option<Fence>>,
+    pub(crate) leading: Watched<Option<Fence>>,
     /// The newest leadership that is to be given up.
-    pub(crate) resigned: watch::Sender<Epoch>,
+    pub(crate) resigned: Watched<Epoch>,
     /// Wakes the observer.
     pub(crate) refresh: Notify,
     /// Cancelled when the backend has failed for good.
@@ -76,9 +77,9 @@ impl Shared {
             runtime: config.runtime.clone(),
             announcer,
             queue: Queue::default(),
-            view: watch::Sender::new(None),
-            leading: watch::Sender::new(None),
-            resigned: watch::Sender::new(Epoch(0)),
+            view: Watched::new(None),
+            leading: Watched::new(None),
+            resigned: Watched::new(Epoch(0)),
             refresh: Notify::new(),
             ended: CancellationToken::new(),
             known: Mutex::new(Known { log: resume.log_id, index: resume.applied, chain: resume.chain }),
@@ -93,7 +94,7 @@ impl Shared {
     }
 
     pub(crate) fn head(&self) -> Option<Arc<Head>> {
-        self.view.borrow().clone()
+        self.view.get()
     }
 
     /// Reads a fresh head and compares it with what was known before.
@@ -113,7 +114,7 @@ impl Shared {
         if let Some(log) = head.id {
             self.known.lock().log.get_or_insert(log);
         }
-        self.view.send_modify(|view| {
+        self.view.modify(|view| {
             if let Some(old) = view.as_ref().filter(|old| old.tail.index > head.tail.index) {
                 (head.tail, head.tail_modified) = (old.tail, old.tail_modified);
             }
@@ -124,7 +125,7 @@ impl Shared {
     /// This node has won a campaign.
     pub(crate) fn won(&self, log: LogId, leadership: &Leadership, record: LeaderRecord) {
         self.known.lock().log.get_or_insert(log);
-        self.view.send_modify(|view| {
+        self.view.modify(|view| {
             let head = Arc::make_mut(view.get_or_insert_default());
             head.id = Some(log);
             head.epoch = leadership.epoch;
@@ -137,7 +138,7 @@ impl Shared {
     pub(crate) fn committed(&self, leadership: &Leadership) {
         let Tail { index, chain, .. } = leadership.tail;
         self.verified(index, chain);
-        self.view.send_modify(|view| {
+        self.view.modify(|view| {
             let head = Arc::make_mut(view.get_or_insert_default());
             if head.tail.index < index {
                 (head.tail, head.tail_modified) = (leadership.tail, leadership.tail_modified);
