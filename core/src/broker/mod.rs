@@ -236,7 +236,7 @@ impl Broker {
     }
 
     /// A newer image; whoever waits for it is woken after it can be seen.
-    fn publish(&self, image: Arc<Image>) {
+    pub(crate) fn publish(&self, image: Arc<Image>) {
         let applied = image.applied();
         self.image.store(image);
         self.applied.send_replace(applied);

@@ -183,3 +183,7 @@ fn tell_refused(told: &mut ProducedPartition, error: &ProduceError) {
         tracing::warn!("a batch was not appended: {storage}");
     }
 }
+
+#[cfg(test)]
+#[path = "produce_test.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use uuid::Uuid;
 
 use super::{Handlers, Limits, serve};
 use crate::{
@@ -11,15 +12,24 @@ use crate::{
         Broker, BrokerConfig,
         config::{FoundingConfig, ListenerConfig, ListenerPurpose, Timings},
     },
-    ids::NodeId,
+    ids::{BrokerEpoch, LeaderEpoch, LogIndex, NodeId, PartitionEpoch, PartitionId, TopicId},
+    log::{Handles, Log, LogParts, Opening, SyncDepth},
     metadata::{
+        Image,
         command::SecurityProtocol,
-        image::{Configs, DurabilityLevel, Roles},
+        image::{self, Configs, DurabilityLevel, Endpoint, Founding, Nodes, Partition, Roles, Topic},
+    },
+    partition::{
+        replica::{Duties, Replica},
+        settings::Settings,
     },
     protocol::{
         apis::{self, ApiKey},
-        bodies::{self, RequestBody},
+        bodies::{self, RequestBody, StrBytes},
+        builder::BatchBuilder,
+        compression::Codec,
         header::{self, Extras, RequestHeader},
+        topics::TopicRef,
     },
     runtime::{Clock, Connection, RealDisk, RealNetwork, Rng, Runtime, TaskScope},
 };
@@ -119,4 +129,105 @@ pub(super) fn framed(key: ApiKey, version: i16, correlation_id: i32, body: &[u8]
     header::write_request(&mut frame, &header, flexible);
     frame.extend_from_slice(body);
     frame
+}
+
+/// A topic "t" of one partition on a node that leads it, alone or with node 2 as a follower.
+pub(super) struct Bench {
+    pub(super) handlers: Arc<Handlers>,
+    pub(super) replica: Arc<Replica>,
+    pub(super) topic: TopicId,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(super) fn new(durability: DurabilityLevel, replicas: &[i32]) -> Self {
+        let broker = broker();
+        let folder = tempfile::tempdir().unwrap();
+        let topic = TopicId(Uuid::from_bytes([7; 16]));
+        let nodes: Nodes = replicas.iter().map(|node| NodeId(*node)).collect();
+        let state = Partition {
+            leader: NodeId(1),
+            leader_epoch: LeaderEpoch(3),
+            partition_epoch: PartitionEpoch(5),
+            replicas: nodes.clone(),
+            isr: nodes,
+            ..Partition::default()
+        };
+        broker.publish(Arc::new(image(topic, &state)));
+        let parts = LogParts {
+            disk: broker.runtime.disk.clone(),
+            handles: Handles::new(16),
+            clock: broker.runtime.clock.clone(),
+        };
+        let settings = Settings { durability, ..Settings::default() };
+        let dir = folder.path().join("t-0");
+        broker.runtime.disk.create_dir_all(&dir).unwrap();
+        let (log, _) = Log::open(&dir, settings.log, &parts, Opening::unknown()).unwrap();
+        let id = PartitionId { topic, index: 0 };
+        let place = (NodeId(1), broker.runtime.clock.clone());
+        let replica = Replica::new(id, "t".into(), log, settings, place, Duties::default()).unwrap();
+        replica.observe(&state, |node| Some(BrokerEpoch(i64::from(node.0) * 100)));
+        broker.partitions.insert(replica.clone());
+        Self { handlers: Handlers::with_limits(broker, LIMITS), replica, topic, _folder: folder }
+    }
+
+    /// Makes what was appended durable.
+    pub(super) async fn sync(&self) {
+        if let Some(job) = self.replica.begin_sync(SyncDepth::Batches).unwrap() {
+            job.run().await.unwrap();
+            self.replica.finish_sync(job);
+        }
+    }
+
+    /// The topic, as a version names it.
+    pub(super) fn named(&self, by_id: bool) -> TopicRef {
+        if by_id { TopicRef::Id(self.topic) } else { TopicRef::Name(StrBytes::from_static_str("t")) }
+    }
+}
+
+/// Two brokers, both alive, and the topic.
+fn image(topic: TopicId, state: &Partition) -> Image {
+    let mut image = Image::default();
+    image.index = LogIndex(9);
+    image.founding = Some(Founding {
+        cluster: Uuid::from_bytes([1; 16]),
+        generation: 1,
+        durability: DurabilityLevel::Synced,
+    });
+    for node in [1, 2] {
+        let endpoint = |listener: &str, port| Endpoint {
+            listener: listener.to_owned(),
+            host: format!("host{node}"),
+            port,
+            protocol: SecurityProtocol::Plaintext,
+        };
+        let registered = image::Broker {
+            node: NodeId(node),
+            epoch: BrokerEpoch(i64::from(node) * 100),
+            incarnation: Uuid::from_bytes([u8::try_from(node).unwrap(); 16]),
+            directories: Vec::new(),
+            endpoints: vec![endpoint("PLAINTEXT", 9092), endpoint("INTERNAL", 9095)],
+            rack: None,
+            roles: Roles { broker: true, controller: true },
+            features: BTreeMap::new(),
+            fenced: false,
+            shutting_down: false,
+        };
+        image.brokers.insert(NodeId(node), Arc::new(registered));
+    }
+    let name: Arc<str> = "t".into();
+    image.names.insert(name.clone(), topic);
+    let moved = Partition { leader: NodeId(2), ..state.clone() };
+    let partitions = [state.clone(), moved].into_iter().collect();
+    image.topics.insert(topic, Arc::new(Topic { id: topic, name, partitions, configs: Arc::default() }));
+    image
+}
+
+/// One batch of `count` records.
+pub(super) fn batch(count: i32) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None.into());
+    for record in 0..count {
+        builder = builder.simple(1_000, None, Some(format!("record {record}").as_bytes()));
+    }
+    builder.build().unwrap().into()
 }

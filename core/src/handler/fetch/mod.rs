@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use self::session::{Limits, Pass, Session};
+use self::session::{Limits, Pass};
 pub(super) use self::sessions::Sessions;
 use self::sessions::{CheckedOut, SessionError};
 use super::{
