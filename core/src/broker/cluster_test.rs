@@ -8,12 +8,13 @@ use uuid::Uuid;
 use super::{
     BoundListeners, Broker, BrokerConfig, BrokerState, Caller, ControllerAt, ForwardError, NodeFacts,
     config::{FoundingConfig, ListenerConfig, ListenerPurpose, Timings},
+    observer::Observer,
     service::{self, Peer},
     start::{Constructed, Started},
 };
 use crate::{
     consensus::{
-        Leader,
+        Consensus, Leader,
         memory::{Memory, MemoryCluster, MemoryConfig},
     },
     handler::{self, Handlers},
@@ -96,7 +97,12 @@ impl World {
             network: self.network.machine(&machine),
             tasks: tasks.clone(),
         };
-        let consensus = Box::new(Memory::new(&self.cluster, NodeId(node)));
+        let consensus: Box<dyn Consensus> = if node <= 3 {
+            Box::new(Memory::new(&self.cluster, NodeId(node)))
+        } else {
+            let directory = facts(node).directories[0];
+            Box::new(Observer::new(runtime.clone(), NodeId(node), directory, config(node).voters))
+        };
         let constructed = Constructed::new(config(node), runtime, consensus);
         let connections = TaskScope::single_threaded();
         let bound = bind(constructed.broker(), &machine, &connections);
@@ -177,13 +183,12 @@ fn config(node: i32) -> BrokerConfig {
         protocol: SecurityProtocol::Plaintext,
         purpose,
     };
+    let internal = listener("INTERNAL", ListenerPurpose::InterBroker);
+    let controller = listener("CONTROLLER", ListenerPurpose::Controller);
     BrokerConfig {
         node: NodeId(node),
-        roles: Roles { broker: true, controller: true },
-        listeners: vec![
-            listener("INTERNAL", ListenerPurpose::InterBroker),
-            listener("CONTROLLER", ListenerPurpose::Controller),
-        ],
+        roles: Roles { broker: true, controller: node <= 3 },
+        listeners: if node <= 3 { vec![internal, controller] } else { vec![internal] },
         inter_broker_listener: "INTERNAL".to_owned(),
         voters: (1..=3).map(|node| (NodeId(node), format!("node{node}:9093"))).collect(),
         rack: None,
@@ -423,4 +428,25 @@ async fn the_image_is_durable_and_a_restart_goes_on_from_it() {
     world.start(3).await;
     assert!(world.broker(3).image().topic("a").is_some(), "known before anybody was asked");
     world.until("it has caught up", |image| image.index >= before.index).await;
+    world.start(4).await;
+    world.until("an observer has taken a snapshot and is in", |image| live(image) == 4).await;
+    assert!(world.broker(4).image().topic("a").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_no_voter_follows_and_serves_and_survives_its_voter() {
+    let mut world = World::of_three().await;
+    world.start(4).await;
+    world.until("the observer is in", |image| live(image) == 4).await;
+    let response = world.create(4, "a").await.unwrap();
+    assert_eq!(response.topics[0].error_code, 0);
+    assert!(world.broker(4).image().topic("a").is_some());
+    for victim in 1..=3 {
+        world.kill(victim);
+        world.until("another one is asked", |image| live(image) == 3).await;
+        world.start(victim).await;
+        world.until("all are in", |image| live(image) == 4).await;
+    }
+    let response = world.create(4, "b").await.unwrap();
+    assert_eq!(response.topics[0].error_code, 0);
 }

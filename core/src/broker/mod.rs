@@ -13,6 +13,8 @@ mod heartbeat;
 mod image_file;
 mod isr;
 pub mod meta_properties;
+mod observed;
+pub mod observer;
 mod outcomes;
 mod partitions;
 mod registration;
@@ -27,12 +29,14 @@ mod cluster_test;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use config::BrokerConfig;
 pub use forward::{Caller, ControllerAt, ForwardError};
 pub use heartbeat::BrokerState;
+pub use observed::observe;
 pub use partitions::Partitions;
 pub use syncs::{Sync, Syncs};
 
@@ -72,6 +76,7 @@ pub struct Broker {
     wants_shutdown: watch::Sender<bool>,
     state: watch::Sender<BrokerState>,
     fatal: watch::Sender<Option<String>>,
+    pieces: Mutex<Option<Arc<observed::Pieces>>>,
 }
 
 /// What a node's folders say of it, read before the backend starts.
@@ -120,6 +125,7 @@ impl Broker {
             wants_shutdown: watch::Sender::new(false),
             state: watch::Sender::default(),
             fatal: watch::Sender::default(),
+            pieces: Mutex::default(),
         })
     }
 

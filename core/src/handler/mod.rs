@@ -19,6 +19,7 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
+mod observe;
 mod offset_for_leader_epoch;
 mod operations;
 mod partitions;
@@ -165,6 +166,7 @@ impl Handlers {
             ApiKey::DELETE_TOPICS => delete_topics::begin(self, caller, request),
             ApiKey::INCREMENTAL_ALTER_CONFIGS => incremental_alter_configs::begin(self, caller, request),
             ApiKey::INIT_PRODUCER_ID => init_producer_id::begin(self, request),
+            ApiKey::OBSERVE => observe::begin(self, caller, request),
             ApiKey::HELLO => ready(hello::answer(self, caller, &request)?),
             key if request::is_for_controller(key) => controller::begin(self, caller, request),
             key => Err(Closed(format!("{key} is not answered"))),

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod header;
 pub mod hints;
 pub mod internal;
+pub mod observe;
 pub mod outgoing;
 pub mod primitives;
 pub mod produce;
