@@ -259,7 +259,12 @@ impl Log {
         };
         match old {
             Ok(false) => Ok(None),
-            Ok(true) => Ok(Some(self.roll(first)?)),
+            Ok(true) => {
+                // At the end of the log and not at the batch, so that a hole between segments is never a gap that
+                // compaction left: recovery tells a lost tail by it.
+                let far = last.0.saturating_sub(self.end.0) > i64::from(i32::MAX);
+                Ok(Some(self.roll(if far { first } else { self.end })?))
+            }
             Err(error) => {
                 let at = self.segments.len() - 1;
                 Err(match self.broken(at, error) {
@@ -282,6 +287,10 @@ impl Log {
                 WalkFailure::Disk(failure) => failure,
                 WalkFailure::Damaged(damage) => self.failure(io::Error::other(damage)),
             });
+        }
+        // The name of a segment is durable before there is another, or a power cut could take it from between them.
+        if self.names_write != 0 {
+            self.files.disk.sync_dir(&self.files.dir).map_err(|error| self.failure(error))?;
         }
         let mut next = Segment::empty(base, self.clock.wall_ms());
         next.create(&self.files).map_err(|error| self.failure(error))?;

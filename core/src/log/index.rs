@@ -84,6 +84,34 @@ impl Indexes {
         Ok(Self::empty(base))
     }
 
+    /// Makes both files anew, where there may have been some that the recovery point vouched for. Until
+    /// [`Indexes::finish_rebuild`] the file of offsets is empty, durably: that is how a start after a power cut sees that
+    /// neither is to be trusted.
+    pub(super) fn begin_rebuild(base: Offset, files: &Files) -> io::Result<Self> {
+        files.create(base, Kind::Index)?.sync_now()?;
+        files.create(base, Kind::TimeIndex)?;
+        let mut indexes = Self::empty(base);
+        indexes.offsets.hold();
+        Ok(indexes)
+    }
+
+    /// Makes what was built durable: the times before the offsets.
+    pub(super) fn finish_rebuild(&mut self, files: &Files) -> io::Result<()> {
+        self.times.write(files, self.base)?;
+        files.open(self.base, Kind::TimeIndex)?.sync_now()?;
+        self.offsets.release();
+        self.offsets.write(files, self.base)?;
+        files.open(self.base, Kind::Index)?.sync_now()
+    }
+
+    /// The indexes as the files have them, whatever that is; `None` if one is missing.
+    pub(super) fn open_any(base: Offset, files: &Files) -> io::Result<Option<Self>> {
+        let Some((offsets, _)) = entries(files, base, Kind::Index, OFFSET_ENTRY)? else { return Ok(None) };
+        let Some((times, _)) = entries(files, base, Kind::TimeIndex, TIME_ENTRY)? else { return Ok(None) };
+        let (offsets, times) = (Table::new(Kind::Index, offsets), Table::new(Kind::TimeIndex, times));
+        Ok(Some(Self { base, offsets, times, last_time: None }))
+    }
+
     /// The indexes as the files have them; `None` if one is missing or cannot be one: a length that is no multiple, a
     /// last entry out of the segment's bounds. That is Kafka's sanity check; an index without entries for more than
     /// `interval_bytes` is built anew besides, since it would make every look-up read the segment.
@@ -93,14 +121,13 @@ impl Indexes {
         log_bytes: u32,
         interval_bytes: u32,
     ) -> io::Result<Option<Self>> {
-        let Some(offsets) = entries(files, base, Kind::Index, OFFSET_ENTRY)? else { return Ok(None) };
-        let Some(times) = entries(files, base, Kind::TimeIndex, TIME_ENTRY)? else { return Ok(None) };
-        let found = Self {
-            base,
-            offsets: Table::new(Kind::Index, offsets),
-            times: Table::new(Kind::TimeIndex, times),
-            last_time: None,
+        let Some(found) = Self::open_any(base, files)? else { return Ok(None) };
+        let is_whole = |kind, entry| {
+            Ok::<_, io::Error>(entries(files, base, kind, entry)?.is_some_and(|(_, rest)| rest == 0))
         };
+        if !is_whole(Kind::Index, OFFSET_ENTRY)? || !is_whole(Kind::TimeIndex, TIME_ENTRY)? {
+            return Ok(None);
+        }
         let last = found.offsets.last(files, base)?.map(OffsetEntry::decode);
         let sane = match last {
             Some(last) => last.position < log_bytes && last.offset <= i32::MAX as u32,
@@ -114,6 +141,41 @@ impl Indexes {
         // One place is left for the entry that the roll writes.
         let fits = |entry: usize| (bytes as usize / entry).saturating_sub(1);
         self.offsets.len() as usize >= fits(OFFSET_ENTRY) || self.times.len() as usize >= fits(TIME_ENTRY)
+    }
+
+    /// Drops what does not stand for batches before `limit` (from the base) in a file of `log_bytes`: entries past the
+    /// recovery point, and what a power cut has left of unsynced writes behind those that were durable.
+    pub(super) fn keep_durable(&mut self, files: &Files, limit: u32, log_bytes: u32) -> io::Result<()> {
+        self.offsets.keep_while(files, self.base, |before, entry| {
+            let entry = OffsetEntry::decode(*entry);
+            let before =
+                before.map_or(OffsetEntry { offset: 0, position: 0 }, |before| OffsetEntry::decode(*before));
+            let grows =
+                entry.position > before.position && (entry.offset > before.offset || before.position == 0);
+            grows && entry.offset < limit && entry.position < log_bytes
+        })?;
+        self.times.keep_while(files, self.base, |before, entry| {
+            let entry = TimeEntry::decode(*entry);
+            let grows = before
+                .map(|before| TimeEntry::decode(*before))
+                .is_none_or(|before| entry.timestamp > before.timestamp && entry.offset > before.offset);
+            grows && entry.timestamp >= 0 && entry.offset < limit
+        })?;
+        self.last_time = None;
+        Ok(())
+    }
+
+    pub(super) fn last_offset(&self, files: &Files) -> io::Result<Option<OffsetEntry>> {
+        Ok(self.offsets.last(files, self.base)?.map(OffsetEntry::decode))
+    }
+
+    pub(super) fn drop_last_offset(&mut self, files: &Files) -> io::Result<()> {
+        self.offsets.truncate(files, self.base, self.offsets.len().saturating_sub(1))
+    }
+
+    pub(super) fn drop_last_time(&mut self, files: &Files) -> io::Result<()> {
+        self.last_time = None;
+        self.times.truncate(files, self.base, self.times.len().saturating_sub(1))
     }
 
     /// How many entries there are of offsets and of times.
@@ -199,14 +261,13 @@ impl Indexes {
     }
 }
 
-/// How many entries a file has; `None` if it is missing or its length fits no entries.
-fn entries(files: &Files, base: Offset, kind: Kind, entry: usize) -> io::Result<Option<u32>> {
+/// How many entries a file has, and the bytes behind them; `None` if there is no such file, or no such many.
+fn entries(files: &Files, base: Offset, kind: Kind, entry: usize) -> io::Result<Option<(u32, u64)>> {
     let file = match files.open(base, kind) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let len = file.len()?;
-    let whole = len % entry as u64 == 0;
-    Ok(u32::try_from(len / entry as u64).ok().filter(|_| whole))
+    let (len, entry) = (file.len()?, entry as u64);
+    Ok(u32::try_from(len / entry).ok().map(|count| (count, len % entry)))
 }

@@ -18,6 +18,7 @@
 
 mod append;
 mod config;
+mod durable_index;
 mod epochs;
 mod files;
 mod handles;
@@ -26,12 +27,16 @@ mod index;
 mod log;
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod model_test;
 mod names;
+mod opening;
 pub mod producers;
 mod read;
 mod recent;
 mod recovery;
 mod retention;
+mod search;
 mod segment;
 mod snapshots;
 mod sync;
@@ -47,8 +52,8 @@ pub use epochs::{EpochCache, EpochEnd, EpochFileError, EpochStart};
 pub use handles::Handles;
 pub use log::{Damage, DiskFailure, Log, LogParts, Unusable};
 pub use names::{parse_partition_folder, partition_folder};
+pub use opening::{Cut, OpenError, Opening, PageCache, Recovery};
 pub use read::{BatchAt, ReadError, ReadRequest, Region};
-pub use recovery::{Cut, OpenError, Opening, PageCache, Recovery};
 pub use retention::Expired;
 pub use sync::{SyncDepth, SyncJob};
 pub use truncate::TruncateError;

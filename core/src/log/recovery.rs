@@ -8,112 +8,28 @@
 //! cache outlived the last process, a broken batch with a whole one behind it is damage as well: a process that dies
 //! tears only what it wrote last.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
-
-use thiserror::Error;
+use std::{io, path::Path};
 
 use super::{
     config::LogConfig,
+    durable_index::resume_at,
     epochs::{EPOCH_FILE, EpochCache},
     files::Files,
-    index::Indexes,
-    log::{Damage, DiskFailure, Log, LogParts, Unusable},
+    log::{Damage, Log, LogParts, Unusable},
     names::{Kind, parse_file_name},
+    opening::{Cut, OpenError, Opening, PageCache, Recovery},
     recent::Recent,
     segment::{SEGMENT_BYTES_MAX, Segment},
     truncate::{MARKER, parse_marker},
     walk::{SCAN_BYTES, Walk, WalkError, find_batch},
 };
-use crate::{
-    ids::Offset,
-    protocol::batch::BatchHeader,
-    runtime::{DiskFile, read_file},
-};
+use crate::{ids::Offset, protocol::batch::BatchHeader, runtime::read_file};
 
 /// The largest epoch file that is read, in bytes: half a million epochs.
 const EPOCH_BYTES_MAX: u64 = 16 << 20;
 
 /// The largest marker that is read, in bytes.
 const MARKER_BYTES_MAX: u64 = 64;
-
-/// Whether what the last process wrote was still in the page cache when this one started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageCache {
-    /// The same boot of the machine: everything that was written can be read.
-    Kept,
-    /// Another boot, or nobody knows: only what was synced is sure.
-    Lost,
-}
-
-/// What is known of a log before it is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    /// Durable up to here, as the checkpoint of the log directory says; `None` if it says nothing.
-    pub recovery_point: Option<Offset>,
-    /// Where the log begins, as the checkpoint says; `None` leaves it to the first segment.
-    pub log_start: Option<Offset>,
-    /// What became of unsynced writes.
-    pub page_cache: PageCache,
-}
-
-impl Opening {
-    /// A log of which nothing is known: everything in it is checked.
-    #[must_use]
-    pub fn unknown() -> Self {
-        Self { recovery_point: None, log_start: None, page_cache: PageCache::Lost }
-    }
-}
-
-/// A tail that was cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// The segment's file.
-    pub file: PathBuf,
-    /// Where it ends now.
-    pub position: u32,
-    /// The end of the log.
-    pub end: Offset,
-    /// Bytes that were cut, later segments included.
-    pub bytes: u64,
-    /// Why.
-    pub reason: String,
-    /// Whether a whole batch lay behind: after a power cut writes may reach the disk in another order.
-    pub batches_behind: bool,
-}
-
-/// What recovery did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Bytes of batches past the recovery point that were read and checked.
-    pub checked_bytes: u64,
-    /// A tail that was cut.
-    pub cut: Option<Cut>,
-    /// A broken batch that is not a torn tail. The log is [`Unusable::Damaged`].
-    pub damage: Option<Damage>,
-    /// Whether an index was built from the batches.
-    pub indexes_rebuilt: bool,
-    /// Whether the epochs were built from the batches.
-    pub epochs_rebuilt: bool,
-}
-
-/// Why a log cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskFailure),
-    /// A segment larger than positions in an index can say.
-    #[error("{} has {bytes} bytes; a segment has at most 2147483647: move it away and let the replica be filled anew", file.display())]
-    TooLarge {
-        /// The file.
-        file: PathBuf,
-        /// Its length.
-        bytes: u64,
-    },
-}
 
 impl Log {
     /// Opens the log in a folder, which is made if it is not there, and recovers it.
@@ -140,8 +56,9 @@ impl Log {
             marked: false,
             epochs: EpochCache::default(),
             generation: 0,
-            write: 0,
-            names_write: 0,
+            // The names may be those of a process that died before it synced the folder.
+            write: 1,
+            names_write: 1,
             appending: false,
             unusable: None,
             recent: Recent::default(),
@@ -175,7 +92,8 @@ struct Opener {
 impl Opener {
     fn run(&mut self) -> Result<(), Stop> {
         self.log.files.disk.create_dir_all(&self.log.files.dir)?;
-        let found = self.segments()?;
+        let mut found = self.segments()?;
+        self.drop_deleted(&mut found)?;
         let first = found.first().map_or(self.opening.log_start.unwrap_or_default(), |(base, _)| *base);
         let mut trusted = self.opening.recovery_point.unwrap_or(first);
         if let Some(lowered) = self.marker()? {
@@ -187,7 +105,9 @@ impl Opener {
         if found.is_empty() {
             self.log.segments.push(Segment::empty(first, self.log.clock.wall_ms()));
         }
-        let resume = found.partition_point(|(base, _)| *base <= trusted).saturating_sub(1);
+        // A segment that ends just at the recovery point is looked at as well: the recovery point may be where the log
+        // was cut, and behind the entries of its indexes may lie what the cut removed.
+        let resume = found.partition_point(|(base, _)| *base < trusted).saturating_sub(1);
         let now = self.log.clock.wall_ms();
         let sealed = found.iter().take(resume);
         self.log.segments.extend(sealed.map(|(base, size)| Segment::existing(*base, *size, now)));
@@ -223,6 +143,16 @@ impl Opener {
             found.push((base, size.ok_or_else(too_large).map_err(Stop::Error)?));
         }
         Ok(found)
+    }
+
+    /// Removes the segments before the start of the log: their removal was not durable, and neither may their bytes be.
+    fn drop_deleted(&self, found: &mut Vec<(Offset, u32)>) -> io::Result<()> {
+        let start = self.opening.log_start.unwrap_or_default();
+        let deleted = found.iter().skip(1).take_while(|(base, _)| *base <= start).count();
+        for (base, _) in found.drain(..deleted) {
+            remove_segment(&self.log.files, base)?;
+        }
+        Ok(())
     }
 
     fn marker(&mut self) -> io::Result<Option<Offset>> {
@@ -287,13 +217,15 @@ impl Opener {
     /// Checks the segments from the one that holds the recovery point on. False if one is damaged.
     fn check_all(&mut self, found: &[(Offset, u32)], resume: usize, trusted: Offset) -> Result<bool, Stop> {
         for (at, (base, size)) in found.iter().enumerate().skip(resume) {
-            if at > resume && *base < self.log.end {
-                let reason = format!(
-                    "it begins at offset {base}, before the end {} of the one before it",
-                    self.log.end
-                );
-                self.cut(found, at, 0, reason, false)?;
-                return Ok(true);
+            if at > resume && !self.follows(found, at) {
+                let reason =
+                    format!("it begins at offset {base}, and the one before it ends at {}", self.log.end);
+                if self.opening.page_cache == PageCache::Lost {
+                    self.cut(found, at, 0, reason, false)?;
+                    return Ok(true);
+                }
+                self.report_damage(*base, 0, reason);
+                return Ok(false);
             }
             self.log.end = self.log.end.max(*base);
             let checked = self.check_segment(*base, *size, trusted);
@@ -302,6 +234,10 @@ impl Opener {
                 Err(WalkError::Io(error)) => return Err(error.into()),
                 Err(WalkError::Broken { position, reason }) => (position, reason.to_string()),
             };
+            match self.finish_rebuild(*base, trusted) {
+                Err(WalkError::Io(error)) => return Err(error.into()),
+                Ok(()) | Err(WalkError::Broken { .. }) => {}
+            }
             let behind = self.has_batches_behind(found, at, position)?;
             let torn = self.log.end >= trusted && !(behind && self.opening.page_cache == PageCache::Kept);
             if torn {
@@ -320,6 +256,15 @@ impl Opener {
         Ok(false)
     }
 
+    /// Whether a segment begins where the one before it ends. A hole between them is a lost tail, since a log rolls at
+    /// its end; but a gap that compaction left may be too large for one segment.
+    fn follows(&self, found: &[(Offset, u32)], at: usize) -> bool {
+        let base = found.get(at).map_or(self.log.end, |(base, _)| *base);
+        let before = at.checked_sub(1).and_then(|before| found.get(before)).map_or(base, |(base, _)| *base);
+        let far = base.0.saturating_sub(before.0) > i64::from(i32::MAX);
+        base == self.log.end || (base > self.log.end && (far || self.opening.page_cache == PageCache::Kept))
+    }
+
     /// Takes in one segment, its last in [`Log::segments`] from now on.
     fn check_segment(&mut self, base: Offset, size: u32, trusted: Offset) -> Result<(), WalkError> {
         let mut segment = Segment::existing(base, size, self.log.clock.wall_ms());
@@ -334,30 +279,40 @@ impl Opener {
             }
             self.take_in(position, &header, trusted)?;
         }
-        Ok(())
+        self.finish_rebuild(base, trusted)
     }
 
-    /// Where to begin in a segment, which then ends there: at an indexed batch before the recovery point, else at the
-    /// first.
+    /// Makes indexes durable that were built anew although the recovery point vouched for them.
+    fn finish_rebuild(&mut self, base: Offset, trusted: Offset) -> Result<(), WalkError> {
+        match self.log.segments.last_mut() {
+            Some(segment) if trusted > base && self.report.indexes_rebuilt => {
+                segment.finish_rebuild(&self.log.files)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where to begin in a segment, which then ends there: behind the last indexed batch before the recovery point, else
+    /// at the first.
     fn resume_position(&mut self, segment: &mut Segment, trusted: Offset) -> Result<u32, WalkError> {
         let (files, config) = (&self.log.files, &self.log.config);
         let base = segment.base();
-        if trusted > base
-            && let Some(indexes) = Indexes::open(base, files, segment.size(), config.index_interval_bytes)?
-            && let Some((position, offset)) = indexed_batch(files, config, segment, indexes, trusted)?
-        {
-            match segment.forget_from(files, config, position, offset) {
-                Ok(()) => {
-                    self.log.end = offset;
+        if trusted > base {
+            match resume_at(files, config, segment, trusted) {
+                Ok(Some((position, end))) => {
+                    self.log.end = end;
                     return Ok(position);
                 }
                 Err(WalkError::Io(error)) => return Err(error.into()),
                 // The indexes do not lead through the batches: build them anew.
-                Err(WalkError::Broken { .. }) => {}
+                Ok(None) | Err(WalkError::Broken { .. }) => self.report.indexes_rebuilt = true,
             }
         }
-        self.report.indexes_rebuilt |= trusted > base;
-        segment.restart(files)?;
+        if trusted > base {
+            segment.begin_rebuild(files)?;
+        } else {
+            segment.restart_indexes(files)?;
+        }
         self.log.end = self.log.end.max(base);
         Ok(0)
     }
@@ -440,7 +395,7 @@ impl Opener {
         };
         self.log.segments.truncate(at);
         let mut segment = Segment::existing(base, size, self.log.clock.wall_ms());
-        segment.restart(&self.log.files)?;
+        segment.restart_indexes(&self.log.files)?;
         self.log.segments.push(segment);
         self.log.end = self.log.end.max(base);
         self.report_damage(base, position, reason);
@@ -473,30 +428,10 @@ impl Opener {
             log.truncate_fully_and_start_at(start).map_err(|error| Stop::Io(io::Error::other(error)))?;
         }
         log.start = log.start.min(log.end);
+        log.synced = log.synced.max(log.start);
         log.epochs.delete_before(log.start);
         log.validate();
         Ok(())
-    }
-}
-
-/// The last indexed batch before the recovery point: where it begins and its base offset. `None` if the index points
-/// to no such batch.
-fn indexed_batch(
-    files: &Files,
-    config: &LogConfig,
-    segment: &mut Segment,
-    indexes: Indexes,
-    trusted: Offset,
-) -> Result<Option<(u32, Offset)>, WalkError> {
-    segment.adopt(indexes);
-    let Some(position) = segment.border_before(files, config, trusted)? else { return Ok(None) };
-    let file: std::sync::Arc<dyn DiskFile> = segment.file(files)?;
-    match Walk::new(&*file, position, segment.size(), super::walk::LOOKUP_BYTES).next() {
-        Ok(Some((_, header))) if header.base_offset >= segment.base() => {
-            Ok(Some((position, header.base_offset)))
-        }
-        Ok(_) | Err(WalkError::Broken { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -1,10 +1,6 @@
 //! Retention: whole segments go from the front, by age and by size.
 
-use super::{
-    log::{DiskFailure, Log},
-    names::Kind,
-    read::ReadError,
-};
+use super::{log::Log, read::ReadError, segment::Segment};
 use crate::ids::Offset;
 
 /// What retention did.
@@ -84,7 +80,7 @@ impl Log {
     }
 
     fn end_of(&self, at: usize) -> Offset {
-        self.segments.get(at + 1).map_or(self.end, super::segment::Segment::base)
+        self.segments.get(at + 1).map_or(self.end, Segment::base)
     }
 
     fn remove_oldest(&mut self, count: usize) -> Result<Expired, ReadError> {
@@ -95,17 +91,17 @@ impl Log {
             self.roll(self.end)?;
         }
         // The start rises first: nothing is asked for in a segment that is half removed.
-        let start = self.segments.get(count).map_or(self.end, super::segment::Segment::base);
+        let start = self.segments.get(count).map_or(self.end, Segment::base);
         self.raise_start(start);
         let mut expired = Expired::default();
         for _ in 0..count {
             let segment = self.segments.remove(0);
             expired.segments += 1;
             expired.bytes += u64::from(segment.size());
-            let removed =
-                segment.remove(&self.files).and_then(|()| self.files.remove(segment.base(), Kind::Snapshot));
-            removed.map_err(|source| DiskFailure { path: self.files.dir.clone(), source })?;
+            segment.remove(&self.files).map_err(|source| self.failure(source))?;
         }
+        let first = self.segments.first().map_or(self.start, Segment::base);
+        self.remove_snapshots(|at| at < first).map_err(|source| self.failure(source))?;
         self.note_names_changed();
         Ok(expired)
     }
@@ -116,8 +112,7 @@ impl Log {
         }
         self.start = offset;
         self.epochs.delete_before(offset);
-        // What is gone needs no sync and no recovery.
+        // What is gone needs no sync. The recovery point stays: the batches may still be in the file, not durable.
         self.synced = self.synced.max(offset);
-        self.recovery_point = self.recovery_point.max(offset);
     }
 }

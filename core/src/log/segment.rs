@@ -119,7 +119,7 @@ impl Segment {
     }
 
     /// An offset as the indexes hold it, cut to what they can hold.
-    fn relative_clamped(&self, offset: Offset) -> u32 {
+    pub(super) fn relative_clamped(&self, offset: Offset) -> u32 {
         let relative = offset.0.saturating_sub(self.base.0).clamp(0, i64::from(i32::MAX));
         u32::try_from(relative).unwrap_or(0)
     }
@@ -230,27 +230,47 @@ impl Segment {
         if let Some(known) = self.largest {
             return Ok(known);
         }
+        // The last entry of the time index stands for everything up to the last entry of the offset index.
+        let indexes = self.indexes(files, config)?;
+        let from = indexes.last_offset(files)?.map_or(0, |entry| entry.position);
+        self.largest_from(files, config, from)
+    }
+
+    /// [`Segment::largest`], where the times before `from` are known to the time index.
+    fn largest_from(
+        &mut self,
+        files: &Files,
+        config: &LogConfig,
+        from: u32,
+    ) -> Result<Option<Largest>, WalkError> {
         let base = self.base;
         let indexes = self.indexes(files, config)?;
         let entry = indexes.last_time(files)?;
-        let known = entry
+        let indexed = indexes.last_offset(files)?.map_or(0, |entry| entry.position);
+        let mut largest = entry
             .map(|entry| Largest { timestamp: entry.timestamp, offset: base.plus(i64::from(entry.offset)) });
-        // The last entry of the time index stands for everything up to the last entry of the offset index.
-        let (offsets, _) = indexes.lens();
-        let last = offsets.checked_sub(1).map(|at| indexes.offset_entry(files, at)).transpose()?.flatten();
-        let from = last.map_or(0, |entry| entry.position);
-        let mut largest = known;
         let file = self.file(files)?;
-        let mut walk = Walk::new(&*file, from, self.size, LOOKUP_BYTES);
+        let buffer =
+            if self.size.saturating_sub(from) > SCAN_BYTES as u32 { SCAN_BYTES } else { LOOKUP_BYTES };
+        let mut walk = Walk::new(&*file, from, self.size, buffer);
         while let Some((_, header)) = walk.next()? {
             let timestamp = header.max_timestamp;
             if timestamp >= 0 && largest.is_none_or(|largest| timestamp > largest.timestamp) {
                 largest = Some(Largest { timestamp, offset: header.last_offset() });
             }
         }
-        self.bytes_since_entry = self.size.saturating_sub(from);
+        self.bytes_since_entry = self.size.saturating_sub(indexed);
         self.largest = Some(largest);
         Ok(largest)
+    }
+
+    /// [`Segment::largest`], where the time index may lack entries at its end: from the batch of its last one on.
+    pub(super) fn find_largest(&mut self, files: &Files, config: &LogConfig) -> Result<(), WalkError> {
+        let indexes = self.indexes(files, config)?;
+        let last = indexes.last_time(files)?;
+        let from = last.map(|entry| indexes.position_before(files, entry.offset)).transpose()?.unwrap_or(0);
+        self.largest_from(files, config, from)?;
+        Ok(())
     }
 
     /// The largest timestamp of the first batch; [`NO_TIMESTAMP`] in an empty segment.
@@ -268,107 +288,15 @@ impl Segment {
         Ok(timestamp)
     }
 
-    /// The first batch whose last offset is `offset` or later; `None` past the last.
-    ///
-    /// A wrong index costs time, not truth: what it points to is checked, and if there is no batch the search begins
-    /// at the start of the segment and the indexes are built anew.
-    pub(super) fn locate(
-        &mut self,
-        files: &Files,
-        config: &LogConfig,
-        offset: Offset,
-    ) -> Result<Option<Found>, WalkError> {
-        if self.size == 0 {
-            return Ok(None);
-        }
-        let relative = self.relative_clamped(offset);
-        let start = match self.indexes(files, config)?.position_before(files, relative) {
-            Ok(start) => start,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.size,
-            Err(error) => return Err(error.into()),
-        };
-        match self.scan_to(files, start, offset) {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => {}
-            Err(WalkError::Io(error)) => return Err(error.into()),
-            Err(broken) if start == 0 => return Err(broken),
-            Err(WalkError::Broken { .. }) => {}
-        }
-        self.rebuild_indexes(files, config)?;
-        Ok(self.scan_to(files, 0, offset)?.flatten())
-    }
-
-    /// A border of batches at or before that of the batch that holds `offset`, from the index alone; `None` if the
-    /// index is wrong there.
-    pub(super) fn border_before(
-        &mut self,
-        files: &Files,
-        config: &LogConfig,
-        offset: Offset,
-    ) -> Result<Option<u32>, WalkError> {
-        let relative = self.relative_clamped(offset);
-        let position = self.indexes(files, config)?.position_before(files, relative)?;
-        if position == 0 || position >= self.size {
-            return Ok((position == 0).then_some(0));
-        }
-        let file = self.file(files)?;
-        match Walk::new(&*file, position, self.size, LOOKUP_BYTES).next() {
-            Ok(Some((_, header))) => Ok((header.base_offset <= offset).then_some(position)),
-            Ok(None) | Err(WalkError::Broken { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Scans for [`Segment::locate`]. The outer `None` says that `start` is no good place to begin.
-    fn scan_to(&self, files: &Files, start: u32, offset: Offset) -> Result<Option<Option<Found>>, WalkError> {
-        if start >= self.size {
-            return Ok(None);
-        }
-        let file = self.file(files)?;
-        let mut walk = Walk::new(&*file, start, self.size, LOOKUP_BYTES);
-        let mut first = start > 0;
-        while let Some((position, header)) = walk.next()? {
-            let outside = header.base_offset < self.base || header.base_offset > offset;
-            if first && outside {
-                return Ok(None);
-            }
-            if header.last_offset() >= offset {
-                return Ok(Some(Some(Found { position, header })));
-            }
-            first = false;
-        }
-        Ok(Some(None))
-    }
-
-    /// The first batch with a timestamp of at least `timestamp`; `None` if there is none.
-    pub(super) fn locate_time(
-        &mut self,
-        files: &Files,
-        config: &LogConfig,
-        timestamp: i64,
-    ) -> Result<Option<Found>, WalkError> {
-        let relative = self.indexes(files, config)?.offset_before_time(files, timestamp)?;
-        let from = self.base.plus(i64::from(relative.min(i32::MAX as u32)));
-        let Some(start) = self.locate(files, config, from)? else { return Ok(None) };
-        let file = self.file(files)?;
-        let mut walk = Walk::new(&*file, start.position, self.size, LOOKUP_BYTES);
-        while let Some((position, header)) = walk.next()? {
-            if header.max_timestamp >= timestamp {
-                return Ok(Some(Found { position, header }));
-            }
-        }
-        Ok(None)
-    }
-
     /// Builds both indexes from the batches' headers.
     pub(super) fn rebuild_indexes(&mut self, files: &Files, config: &LogConfig) -> Result<(), WalkError> {
         let (size, file) = (self.size, self.file(files)?);
-        self.restart(files)?;
+        self.begin_rebuild(files)?;
         let mut walk = Walk::new(&*file, 0, size, SCAN_BYTES);
         let rebuilt = loop {
             match walk.next() {
                 Ok(Some((_, header))) => self.note_batch(files, config, &header)?,
-                Ok(None) => break Ok(()),
+                Ok(None) => break self.finish_rebuild(files),
                 Err(error) => break Err(error),
             }
         };
@@ -376,14 +304,36 @@ impl Segment {
         rebuilt
     }
 
-    /// Forgets what is known of the batches and empties the indexes, so that the batches can be noted one by one.
-    pub(super) fn restart(&mut self, files: &Files) -> io::Result<()> {
+    /// Forgets what is known of the batches, so that they can be noted one by one, and then
+    /// [`Segment::finish_rebuild`].
+    pub(super) fn begin_rebuild(&mut self, files: &Files) -> io::Result<()> {
+        self.indexes = Some(Indexes::begin_rebuild(self.base, files)?);
+        self.restart();
+        Ok(())
+    }
+
+    /// Makes indexes that were built anew durable. They end with the largest timestamp, as those of a sealed segment.
+    pub(super) fn finish_rebuild(&mut self, files: &Files) -> Result<(), WalkError> {
+        let largest = self.largest_entry();
+        let Some(indexes) = &mut self.indexes else { return Ok(()) };
+        if let Some(entry) = largest {
+            indexes.push_time(files, entry)?;
+        }
+        Ok(indexes.finish_rebuild(files)?)
+    }
+
+    /// Forgets what is known of the batches and empties the indexes, of which none were durable.
+    pub(super) fn restart_indexes(&mut self, files: &Files) -> io::Result<()> {
+        self.indexes = Some(Indexes::create(self.base, files)?);
+        self.restart();
+        Ok(())
+    }
+
+    fn restart(&mut self) {
         self.size = 0;
         self.bytes_since_entry = 0;
         self.first_timestamp = None;
         self.largest = Some(None);
-        self.indexes = Some(Indexes::create(self.base, files)?);
-        Ok(())
     }
 
     /// Forgets everything from `position` on, where the batch of `end` begins. The file is the caller's.

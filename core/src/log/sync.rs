@@ -1,6 +1,11 @@
 //! Making a log durable: what is to be synced is taken out under the lock, synced without it, and noted under it again.
 
-use std::{io, io::IoSlice, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    io::IoSlice,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use smallvec::SmallVec;
 
@@ -62,16 +67,20 @@ impl SyncJob {
         }
         if let Some(text) = &self.epochs {
             let (path, temporary) = (self.dir.join(EPOCH_FILE), self.dir.join(format!("{EPOCH_FILE}.tmp")));
-            let file = self.disk.open(&temporary, Open::Write)?;
-            file.set_len(0)?;
-            file.write_at(&mut [IoSlice::new(text.as_bytes())], 0)?;
-            file.sync().await?;
+            self.write_synced(&temporary, text.as_bytes()).await?;
             self.disk.rename(&temporary, &path)?;
         }
         if self.names || self.epochs.is_some() {
             self.disk.sync_dir(&self.dir)?;
         }
         Ok(())
+    }
+
+    async fn write_synced(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(path, Open::Write)?;
+        file.set_len(0)?;
+        file.write_at(&mut [IoSlice::new(content)], 0)?;
+        file.sync().await
     }
 }
 

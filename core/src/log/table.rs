@@ -9,6 +9,9 @@ use crate::{ids::Offset, runtime::DiskFile};
 /// lag; one write for many entries keeps it off the path of a record.
 const PENDING_MAX: usize = 32;
 
+/// Entries that are read at once where all of them are looked at.
+const SCAN_BLOCK: u32 = 1024;
+
 /// Entries that are read at once at the end of a search.
 const BLOCK: u32 = 128;
 
@@ -18,12 +21,24 @@ pub(super) struct Table<const N: usize> {
     kind: Kind,
     written: u32,
     pending: Vec<[u8; N]>,
+    /// Whether entries stay in memory until [`Table::release`].
+    held: bool,
 }
 
 impl<const N: usize> Table<N> {
     /// A table of which `written` entries are in the file.
     pub(super) fn new(kind: Kind, written: u32) -> Self {
-        Self { kind, written, pending: Vec::new() }
+        Self { kind, written, pending: Vec::new(), held: false }
+    }
+
+    /// Keeps what is added in memory until [`Table::release`].
+    pub(super) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Ends [`Table::hold`].
+    pub(super) fn release(&mut self) {
+        self.held = false;
     }
 
     /// Entries in all.
@@ -34,7 +49,7 @@ impl<const N: usize> Table<N> {
     /// Adds an entry, which must not be smaller than the last.
     pub(super) fn push(&mut self, files: &Files, base: Offset, entry: [u8; N]) -> io::Result<()> {
         self.pending.push(entry);
-        if self.pending.len() < PENDING_MAX {
+        if self.held || self.pending.len() < PENDING_MAX {
             return Ok(());
         }
         self.write(files, base)
@@ -42,7 +57,7 @@ impl<const N: usize> Table<N> {
 
     /// Writes what is in memory only.
     pub(super) fn write(&mut self, files: &Files, base: Offset) -> io::Result<()> {
-        if self.pending.is_empty() {
+        if self.held || self.pending.is_empty() {
             return Ok(());
         }
         let file = files.open(base, self.kind)?;
@@ -61,6 +76,29 @@ impl<const N: usize> Table<N> {
         self.pending.clear();
         self.written = count;
         files.open(base, self.kind)?.set_len(self.position(count))
+    }
+
+    /// Keeps the entries up to the first for which `holds` is false of the one before it and itself.
+    pub(super) fn keep_while(
+        &mut self,
+        files: &Files,
+        base: Offset,
+        holds: impl Fn(Option<&[u8; N]>, &[u8; N]) -> bool,
+    ) -> io::Result<()> {
+        let file = files.open(base, self.kind)?;
+        let (mut count, mut before) = (0, None);
+        'blocks: while count < self.written {
+            let mut block = vec![[0; N]; (self.written - count).min(SCAN_BLOCK) as usize];
+            self.read(&*file, block.as_flattened_mut(), count)?;
+            for entry in block {
+                if !holds(before.as_ref(), &entry) {
+                    break 'blocks;
+                }
+                before = Some(entry);
+                count += 1;
+            }
+        }
+        if count == self.written { Ok(()) } else { self.truncate(files, base, count) }
     }
 
     /// The entry at `at`; `None` past the end.

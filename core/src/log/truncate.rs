@@ -45,8 +45,9 @@ impl From<WalkFailure> for TruncateError {
 }
 
 impl Log {
-    /// Cuts the log so that it ends at `end`, or before it where `end` lies inside of a batch: a batch is kept whole or
-    /// not at all. A log that ends there or earlier stays as it is. Durable when it returns. Returns the new end.
+    /// Cuts the log so that it ends at `end`, or before it where `end` lies inside of a batch or of a gap: a batch is
+    /// kept whole or not at all. A log that ends there or earlier stays as it is. Durable when it returns. Returns the
+    /// new end.
     ///
     /// # Errors
     /// [`TruncateError`].
@@ -66,8 +67,9 @@ impl Log {
         let found = self.in_segment(at, |segment, files, config| segment.locate(files, config, end))?;
         let size = self.segments.get(at).map_or(0, Segment::size);
         let position = found.map_or(size, |found| found.position);
-        // In a gap the end is what was asked for: the records up to there were compacted away.
-        let end = found.map_or(end, |found| found.header.base_offset.min(end));
+        // In a gap that compaction left, the log ends with the batch before it, as a restart would find.
+        let end =
+            self.in_segment(at, |segment, files, config| segment.end_before(files, config, position, end))?;
         self.cut(at, position, end)?;
         Ok(self.end)
     }
@@ -113,6 +115,7 @@ impl Log {
         self.lower_recovery_point(end)?;
         // From the newest on: a crash in between leaves a log that is only longer.
         self.remove_segments_from(at + 1)?;
+        self.remove_snapshots(|at| at > end)?;
         if let Some(segment) = self.segments.get_mut(at).filter(|segment| segment.is_created()) {
             let file = segment.file(&self.files)?;
             file.set_len(u64::from(position))?;
@@ -123,12 +126,16 @@ impl Log {
         }
         self.files.disk.sync_dir(&self.files.dir)?;
         self.note_cut(end);
+        if let Some(segment) = self.segments.get_mut(at) {
+            segment.indexes_write = self.write;
+        }
         Ok(())
     }
 
     fn start_over(&mut self, start: Offset) -> io::Result<()> {
         self.lower_recovery_point(self.start.min(start))?;
         self.remove_segments_from(0)?;
+        self.remove_snapshots(|_| true)?;
         let mut first = Segment::empty(start, self.clock.wall_ms());
         // The name of the file is all that says where the log begins.
         first.create(&self.files)?;
@@ -155,11 +162,18 @@ impl Log {
         Ok(())
     }
 
+    /// Removes the snapshots of producers for which `stale` holds.
+    pub(super) fn remove_snapshots(&self, stale: impl Fn(Offset) -> bool) -> io::Result<()> {
+        let names = self.files.disk.list(&self.files.dir)?;
+        let snapshots = names.iter().filter_map(|name| parse_file_name(name));
+        let mut stale = snapshots.filter(|(at, kind)| *kind == Kind::Snapshot && stale(*at));
+        stale.try_for_each(|(at, kind)| self.files.remove(at, kind))
+    }
+
     fn remove_segments_from(&mut self, at: usize) -> io::Result<()> {
         while self.segments.len() > at {
             let Some(segment) = self.segments.pop() else { break };
             segment.remove(&self.files)?;
-            self.files.remove(segment.base(), Kind::Snapshot)?;
         }
         Ok(())
     }
