@@ -17,6 +17,7 @@ mod parent;
 mod peers;
 mod readiness;
 mod server;
+mod signals;
 mod tied;
 mod version;
 

@@ -15,10 +15,8 @@ use quorate_core::{
     metadata::{command::SecurityProtocol, image::Endpoint},
     runtime::{Clock, Connection, Runtime, TaskScope},
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, mpsc},
-};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -31,6 +29,7 @@ use crate::{
     metrics::{self, Counter, Sample},
     peers,
     readiness::{Progress, Readiness, readiness},
+    signals::{Signals, Told},
 };
 
 /// Constructs what would be started, and drops it.
@@ -217,7 +216,7 @@ async fn live(node: Bound, folders: Vec<MetaProperties>, mut around: Surrounding
     if let Some(consensus) = broker.consensus() {
         around.pages.leadership.follow(consensus.leader_events(), tasks);
     }
-    let outcome = around.signals.until_told(&broker).await;
+    let outcome = until_told(&mut around.signals, &broker).await;
     around.pages.stopping.cancel();
     match outcome {
         Ok(()) => stop(started, around).await,
@@ -245,7 +244,7 @@ async fn stop(started: Started, mut around: Surroundings) -> Result<(), Failure>
         around.connections.stop().await;
     };
     tokio::select! { biased;
-        () = around.signals.terminated() => {
+        () = around.signals.stop() => {
             return Err(Failure::new("told to stop a second time: ended at once"));
         }
         () = in_order => {}
@@ -260,44 +259,19 @@ async fn stop(started: Started, mut around: Surroundings) -> Result<(), Failure>
     }
 }
 
-/// TERM and INT stop the node; HUP is for later.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn terminated(&mut self) {
+/// Returns when the node is to stop, or the reason why it cannot go on.
+async fn until_told(signals: &mut Signals, broker: &Broker) -> Result<(), String> {
+    let mut fatal = broker.fatal();
+    loop {
         tokio::select! { biased;
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Returns when the node is to stop, or the reason why it cannot go on.
-    async fn until_told(&mut self, broker: &Broker) -> Result<(), String> {
-        let mut fatal = broker.fatal();
-        loop {
-            tokio::select! { biased;
-                failed = fatal.wait_for(Option::is_some) => {
-                    let reason = failed.map_or(None, |reason| reason.clone());
-                    return Err(reason.unwrap_or_else(|| "the broker has gone".to_owned()));
-                }
-                _ = self.terminate.recv() => return Ok(()),
-                _ = self.interrupt.recv() => return Ok(()),
-                _ = self.hangup.recv() => {
-                    info!("HUP is ignored: there are no certificates and no dynamic settings of the file to read again");
-                }
+            failed = fatal.wait_for(Option::is_some) => {
+                let reason = failed.map_or(None, |reason| reason.clone());
+                return Err(reason.unwrap_or_else(|| "the broker has gone".to_owned()));
             }
+            told = signals.next() => match told {
+                Told::Stop => return Ok(()),
+                Told::Hangup => info!("HUP is ignored: there is nothing of the file to read again while it runs"),
+            },
         }
     }
 }
@@ -307,7 +281,7 @@ struct NodePages {
     broker: Arc<Broker>,
     leadership: LeadershipLog,
     counter: Counter,
-    stopping: tokio_util::sync::CancellationToken,
+    stopping: CancellationToken,
 }
 
 impl NodePages {
@@ -316,7 +290,7 @@ impl NodePages {
             leadership: LeadershipLog::new(broker.node(), Clock::system()),
             broker,
             counter: Counter::default(),
-            stopping: tokio_util::sync::CancellationToken::new(),
+            stopping: CancellationToken::new(),
         }
     }
 }

@@ -1,12 +1,17 @@
 //! What the command line does, on real processes.
 #![expect(clippy::disallowed_methods, reason = "real processes run on real time")]
+#![expect(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
 
 use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -203,4 +208,108 @@ fn the_help_names_every_command_and_the_exit_codes() {
     }
     assert!(!text.contains("tied"), "{text}");
     assert!(Path::new(env!("CARGO_BIN_EXE_quorate")).exists());
+}
+
+/// The first of as many ports as three nodes take, which nobody uses and no other test gets.
+fn free_ports() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Below the range that the system hands out by itself.
+    let start = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let next = || start + TAKEN.fetch_add(30, Ordering::Relaxed) % 2000;
+    let free = |port: &u16| (0..30).all(|offset| TcpListener::bind(("127.0.0.1", port + offset)).is_ok());
+    std::iter::repeat_with(next).find(free).unwrap()
+}
+
+/// A `quorate dev` that has said it is ready.
+struct Dev {
+    process: Child,
+    lines: Receiver<String>,
+    said: String,
+}
+
+impl Dev {
+    fn start(folder: &Path, port: u16, nodes: u16) -> Self {
+        let mut command = quorate();
+        command
+            .args(["dev", "--nodes", &nodes.to_string(), "--port", &port.to_string(), "--data-dir"])
+            .arg(folder);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::Builder::new()
+            .spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)))
+            .unwrap();
+        let mut dev = Self { process, lines, said: String::new() };
+        dev.wait_line("ready in ");
+        dev
+    }
+
+    /// Waits for a line that contains `text`, and gives it.
+    fn wait_line(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) else { continue };
+            self.said += &format!("{line}\n");
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("'{text}' was not said:\n{}", self.said);
+    }
+
+    /// The processes of the nodes, as they were printed.
+    fn pids(&self) -> Vec<u32> {
+        let pids =
+            self.said.lines().filter_map(|line| line.split_once("  pid ")).map(|(_, pid)| pid.trim().parse());
+        pids.collect::<Result<_, _>>().unwrap()
+    }
+
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        kill_process(pid(self.process.id()), signal).unwrap();
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_nodes_of_dev_die_with_it_even_on_kill_9_and_the_folder_starts_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, port) = (folder.path().join("data"), free_ports());
+    let mut dev = Dev::start(&path, port, 1);
+    let nodes = dev.pids();
+    assert_eq!(nodes.len(), 1);
+    assert!(runs(nodes[0]));
+    let second = run(quorate().arg("dev").arg("--data-dir").arg(&path));
+    assert_eq!(second.status.code(), Some(78));
+    assert!(stderr(&second).contains("another 'quorate dev' is running"), "{}", stderr(&second));
+    dev.end(Signal::KILL);
+    wait_for("the node to die", || !runs(nodes[0]));
+
+    let mut dev = Dev::start(&path, port, 1);
+    let nodes = dev.pids();
+    assert_eq!(dev.end(Signal::INT), Some(0));
+    assert!(!runs(nodes[0]));
+    dev.wait_line("node 1: stopped");
+    dev.wait_line("all stopped");
+    let log = fs::read_to_string(path.join("node-1/node.log")).unwrap();
+    assert!(log.trim_end().ends_with("stopped"), "{log}");
+}
+
+#[test]
+fn a_node_whose_folder_is_another_nodes_says_so_and_ends_with_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, port) = (folder.path().join("data"), free_ports());
+    Dev::start(&path, port, 1).end(Signal::TERM);
+    let mut command = quorate();
+    command.arg("server").arg(path.join("node-1/server.properties"));
+    command.args(["--override", "node.id=2", "--override"]);
+    let output = run(command.arg(format!("controller.quorum.voters=2@127.0.0.1:{}", port + 1)));
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("belongs to node 1, this is node 2"), "{}", stderr(&output));
 }

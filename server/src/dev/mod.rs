@@ -16,7 +16,6 @@ use std::{
 
 use futures_util::future::join_all;
 use quorate_core::runtime::{Clock, Moment};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     backend,
@@ -30,6 +29,7 @@ use crate::{
     fetch_page::fetch,
     listener,
     readiness::Readiness,
+    signals::Signals,
 };
 use children::{Children, Ended, Who};
 use folder::{Folder, Wanted};
@@ -264,7 +264,7 @@ impl Cluster {
 
     async fn wake(&mut self, signals: &mut Signals, pause: Duration) -> Wake {
         tokio::select! { biased;
-            () = signals.next() => Wake::Stop,
+            _ = signals.next() => Wake::Stop,
             ended = self.children.next_end() => Wake::Ended(ended),
             () = self.clock.sleep(pause) => Wake::Look,
         }
@@ -289,7 +289,7 @@ impl Cluster {
         for who in order {
             let (name, _) = self.describe(who);
             let stopped = tokio::select! { biased;
-                () = signals.next() => None,
+                () = signals.stop() => None,
                 stopped = self.children.stop(who) => Some(stopped),
             };
             match stopped {
@@ -301,27 +301,6 @@ impl Cluster {
             }
         }
         println!("all stopped; the data is kept in {}", self.plan.folder.display());
-    }
-}
-
-/// Ctrl-C, TERM, and the end of the terminal.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let [interrupt, terminate, hangup] =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-        Ok(Self([interrupt?, terminate?, hangup?]))
-    }
-
-    /// The next of any. Cancel safe.
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! { biased;
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
     }
 }
 
