@@ -15,14 +15,15 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{
-    BoundListeners, Broker, BrokerConfig, BrokerState, ControllerAt, NodeFacts, applier, controller,
-    heartbeat, image_file,
+    BoundListeners, Broker, BrokerConfig, BrokerState, ControllerAt, NodeFacts, applier, controller, fetcher,
+    folders::Folders, heartbeat, image_file, isr, reconciler, syncer,
 };
 use crate::{
     consensus::{
         self, Consensus, LogId, Resume, Running,
         activation::{LeaderKnown, Role, Roles},
     },
+    log::PageCache,
     runtime::Runtime,
 };
 
@@ -190,7 +191,23 @@ fn spawn(broker: &Arc<Broker>, consensus: &Arc<dyn Running>) {
     tasks.spawn(follow_roles(broker.clone(), consensus.clone()));
     if broker.config.roles.broker {
         tasks.spawn_thread("heartbeat", heartbeat::run(broker.clone()));
+        spawn_records(broker);
     }
+}
+
+/// What keeps the records of a broker.
+fn spawn_records(broker: &Arc<Broker>) {
+    let tasks = &broker.runtime.tasks;
+    let lost = broker.facts().is_some_and(|facts| facts.page_cache_lost);
+    let page_cache = if lost { PageCache::Lost } else { PageCache::Kept };
+    let folders = Folders::new(&broker.runtime, &broker.config.log_dirs, page_cache);
+    for (number, dirty) in folders.dirty().into_iter().enumerate() {
+        tasks.spawn_thread(&format!("sync-{number}"), syncer::run(broker.clone(), dirty));
+    }
+    tasks.spawn_thread("reconciler", reconciler::run(broker.clone(), folders));
+    tasks.spawn(fetcher::run(broker.clone()));
+    tasks.spawn(isr::watch_lag(broker.clone()));
+    tasks.spawn(isr::ask_for_changes(broker.clone()));
 }
 
 /// Does what each role permits, until the next one.

@@ -20,17 +20,19 @@ pub(super) async fn run(broker: Arc<Broker>, dirty: Dirty) {
             round = dirty.take() => round,
             () = broker.runtime.tasks.stopping() => break,
         };
-        if !sync_all(&broker, round).await {
+        if !sync_all(&broker, round, SyncDepth::Batches).await {
             return;
         }
     }
-    sync_all(&broker, dirty.take_now()).await;
+    // A clean end: the next start has nothing to check.
+    let own = broker.partitions.all().into_iter().filter(|replica| replica.is_synced_by(&dirty)).collect();
+    sync_all(&broker, own, SyncDepth::Everything).await;
 }
 
 /// One round; whether the disk is sound.
-async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>) -> bool {
+async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>, depth: SyncDepth) -> bool {
     for replica in round {
-        if let Err(reason) = sync(broker, &replica).await {
+        if let Err(reason) = sync(broker, &replica, depth).await {
             // A partition that was deleted meanwhile may have lost its folder in the middle.
             if replica.is_gone() {
                 continue;
@@ -46,8 +48,8 @@ async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>) -> bool {
     true
 }
 
-async fn sync(broker: &Broker, replica: &Arc<Replica>) -> Result<(), String> {
-    let job = replica.begin_sync(SyncDepth::Batches).map_err(|error| error.to_string())?;
+async fn sync(broker: &Broker, replica: &Arc<Replica>, depth: SyncDepth) -> Result<(), String> {
+    let job = replica.begin_sync(depth).map_err(|error| error.to_string())?;
     let Some(job) = job else { return Ok(()) };
     let under_way = broker.syncs.begin(broker.runtime.clock.now());
     let synced = job.run().await;

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     log::{DiskFailure, SyncDepth, SyncJob},
-    partition::settings::Settings,
+    partition::{backlog::Backlog, settings::Settings},
 };
 
 use super::{Replica, Role, State};
@@ -15,6 +15,12 @@ impl Replica {
         if settings.is_synced() && state.log.synced_end() < state.log.end_offset() {
             self.tell(&self.waits_for_sync, &self.duties.sync);
         }
+    }
+
+    /// Whether its syncs are asked for in this list.
+    #[must_use]
+    pub fn is_synced_by(&self, list: &Arc<Backlog<Arc<Self>>>) -> bool {
+        Arc::ptr_eq(&self.duties.sync, list)
     }
 
     /// What is to be synced; `None` if there is nothing. Batches that come from now on are asked for anew.

@@ -1,0 +1,208 @@
+//! Makes what runs on this node what the metadata wants: replicas are opened, told what has changed for them, and taken
+//! away. Works on the difference of two images, on a thread of its own, because logs are opened and recovered here.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{Broker, folders::Folders};
+use crate::{
+    ids::{BrokerEpoch, NodeId, PartitionId},
+    log::{Log, OpenError, Opening},
+    metadata::{
+        Image,
+        diff::{self, TopicChange},
+        image::{Partition, Topic},
+    },
+    partition::{
+        replica::{Duties, Replica},
+        settings::Settings,
+    },
+};
+
+/// Follows the image until the node stops.
+pub(super) async fn run(broker: Arc<Broker>, folders: Folders) {
+    let mut applied = broker.applied();
+    let mut reconciler =
+        Reconciler { broker: broker.clone(), folders, done: Arc::default(), left_over: Vec::new() };
+    match reconciler.folders.scan() {
+        Ok(found) => reconciler.left_over = found,
+        Err(error) => return broker.fail(&format!("the log directories cannot be read: {error}")),
+    }
+    loop {
+        applied.borrow_and_update();
+        reconciler.follow(broker.image_arc());
+        tokio::select! { biased;
+            () = broker.runtime.tasks.stopping() => break,
+            changed = applied.changed() => if changed.is_err() { break },
+        }
+    }
+    for replica in broker.partitions.all() {
+        let kept = replica.with_log(|log, producers| log.keep_producers(producers, log.end_offset()));
+        if let Err(error) = kept {
+            tracing::warn!(
+                "a snapshot of producers was not written, so that the next start takes longer: {error}"
+            );
+        }
+    }
+}
+
+struct Reconciler {
+    broker: Arc<Broker>,
+    folders: Folders,
+    /// The image that has been made true.
+    done: Arc<Image>,
+    /// Folders that were there at the start and that nobody has asked for yet.
+    left_over: Vec<(PartitionId, PathBuf)>,
+}
+
+impl Reconciler {
+    /// Nothing is done before the image holds this process's registration: an older image may say that this node leads,
+    /// and speaks of the process before.
+    fn follow(&mut self, image: Arc<Image>) {
+        let own = image.brokers.get(&self.broker.node());
+        if own.is_none_or(|own| own.incarnation != self.broker.incarnation) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.done, image.clone());
+        // Names first: a topic that was created again may take the folder of the one that was deleted.
+        for change in diff::topics(&before, &image) {
+            if let TopicChange::Deleted(topic) = change {
+                for index in 0..topic.partitions.len() {
+                    self.remove(topic, index);
+                }
+            }
+        }
+        for change in diff::topics(&before, &image) {
+            match change {
+                TopicChange::Deleted(_) => {}
+                TopicChange::Created(topic) => {
+                    let partitions = topic.partitions.iter().enumerate();
+                    partitions.for_each(|(index, wanted)| self.make(&image, topic, index, wanted));
+                }
+                TopicChange::Changed { before, after } => {
+                    if before.configs != after.configs {
+                        self.reconfigure(&image, after);
+                    }
+                    for (index, _, wanted) in diff::partitions(before, after) {
+                        self.make(&image, after, index, wanted);
+                    }
+                }
+            }
+        }
+        self.follow_configs(&before, &image);
+        if diff::brokers(&before, &image).next().is_some() {
+            for replica in self.broker.partitions.all() {
+                replica.brokers_changed(active(&image));
+            }
+        }
+        self.remove_left_over();
+    }
+
+    /// Makes one partition what it should be on this node.
+    fn make(&mut self, image: &Image, topic: &Topic, index: usize, wanted: &Partition) {
+        if !wanted.has_replica(self.broker.node()) {
+            return self.remove(topic, index);
+        }
+        let Some(partition) = partition_of(topic, index) else { return };
+        let running = self.broker.partitions.get(partition);
+        let Some(replica) = running.or_else(|| self.open(image, topic, partition)) else { return };
+        replica.observe(wanted, active(image));
+    }
+
+    fn open(&mut self, image: &Image, topic: &Topic, partition: PartitionId) -> Option<Arc<Replica>> {
+        self.left_over.retain(|(found, _)| *found != partition);
+        match self.try_open(image, topic, partition) {
+            Ok(replica) => {
+                self.broker.partitions.insert(replica.clone());
+                Some(replica)
+            }
+            Err(reason) => {
+                let reason = format!("{}-{} cannot be opened: {reason}", topic.name, partition.index);
+                self.broker.fail(&reason);
+                None
+            }
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        image: &Image,
+        topic: &Topic,
+        partition: PartitionId,
+    ) -> Result<Arc<Replica>, String> {
+        let settings = self.settings(image, topic);
+        let place = self.folders.place(&topic.name, partition).map_err(|error| error.to_string())?;
+        let opening = Opening { page_cache: self.folders.page_cache, ..Opening::unknown() };
+        let opened = Log::open(&place.path, settings.log, &self.folders.parts, opening);
+        let (log, recovery) = opened.map_err(|error: OpenError| error.to_string())?;
+        if let Some(cut) = recovery.cut {
+            let (topic, index) = (&topic.name, partition.index);
+            tracing::warn!("{topic}-{index}: {} bytes of a torn tail are cut: {}", cut.bytes, cut.reason);
+        }
+        let partitions = &self.broker.partitions;
+        let duties = Duties {
+            sync: place.dirty,
+            proposals: partitions.proposals.clone(),
+            news: partitions.news.clone(),
+        };
+        let place = (self.broker.node(), self.broker.runtime.clock.clone());
+        Replica::new(partition, topic.name.clone(), log, settings, place, duties)
+            .map_err(|error| error.to_string())
+    }
+
+    /// From here on nothing of the partition is served.
+    fn remove(&mut self, topic: &Topic, index: usize) {
+        let Some(partition) = partition_of(topic, index) else { return };
+        let Some(replica) = self.broker.partitions.remove(partition) else { return };
+        replica.retire();
+        if let Err(error) = self.folders.remove_partition(&replica.topic, partition) {
+            tracing::error!("{}-{index}: its folder cannot be removed: {error}", replica.topic);
+        }
+    }
+
+    /// Folders of partitions that were deleted, or moved away, while this node was down. The image is as new as this
+    /// process's registration, so that whatever it does not want is not wanted.
+    fn remove_left_over(&mut self) {
+        for (_, path) in std::mem::take(&mut self.left_over) {
+            tracing::info!(
+                "{}: the partition is not on this node any more; its folder is removed",
+                path.display()
+            );
+            if let Err(error) = self.folders.remove(&path) {
+                tracing::error!("{} cannot be removed: {error}", path.display());
+            }
+        }
+    }
+
+    /// Configs of the cluster, or of this broker, may concern every topic.
+    fn follow_configs(&self, before: &Image, image: &Image) {
+        let node = self.broker.node();
+        if before.cluster_configs == image.cluster_configs
+            && before.broker_configs.get(&node) == image.broker_configs.get(&node)
+        {
+            return;
+        }
+        image.topics.values().for_each(|topic| self.reconfigure(image, topic));
+    }
+
+    fn reconfigure(&self, image: &Image, topic: &Topic) {
+        let settings = self.settings(image, topic);
+        for index in 0..topic.partitions.len() {
+            if let Some(replica) = partition_of(topic, index).and_then(|id| self.broker.partitions.get(id)) {
+                replica.reconfigure(settings);
+            }
+        }
+    }
+
+    fn settings(&self, image: &Image, topic: &Topic) -> Settings {
+        Settings::of(image, topic, self.broker.node(), &self.broker.config.file)
+    }
+}
+
+fn partition_of(topic: &Topic, index: usize) -> Option<PartitionId> {
+    Some(PartitionId { topic: topic.id, index: i32::try_from(index).ok()? })
+}
+
+/// A broker's registration, while it may be in an ISR.
+fn active(image: &Image) -> impl Fn(NodeId) -> Option<BrokerEpoch> {
+    |node| image.brokers.get(&node).filter(|broker| broker.is_active()).map(|broker| broker.epoch)
+}
