@@ -187,13 +187,15 @@ impl Bench {
 
 /// Two brokers, both alive, and the topic.
 fn image(topic: TopicId, state: &Partition) -> Image {
-    let mut image = Image::default();
-    image.index = LogIndex(9);
-    image.founding = Some(Founding {
-        cluster: Uuid::from_bytes([1; 16]),
-        generation: 1,
-        durability: DurabilityLevel::Synced,
-    });
+    let mut image = Image {
+        index: LogIndex(9),
+        founding: Some(Founding {
+            cluster: Uuid::from_bytes([1; 16]),
+            generation: 1,
+            durability: DurabilityLevel::Synced,
+        }),
+        ..Image::default()
+    };
     for node in [1, 2] {
         let endpoint = |listener: &str, port| Endpoint {
             listener: listener.to_owned(),
