@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use quorate_core::{
     consensus::{
-        Chain, Committed, Consensus as _, Leader, LeaderEvents, LogIndex, NodeId, ProposeError, Resume,
-        Running, StartError,
+        Chain, Committed, Consensus as _, Leader, LeaderEvents, LogIndex, NodeId, ProposeError, Resume, Running,
+        Snapshot, SnapshotMeta, StartError,
     },
     ids::{DirectoryId, Epoch},
     runtime::{
@@ -16,7 +17,6 @@ use quorate_core::{
     },
 };
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use crate::{Raftrs, RaftrsConfig, Timings};
 
@@ -28,6 +28,11 @@ pub(super) struct Lab {
     rng: Rng,
     listed: Vec<i32>,
     machines: BTreeMap<i32, Machine>,
+    /// Who has led which epoch, as the nodes themselves said.
+    led: Arc<Mutex<BTreeMap<Epoch, i32>>>,
+    /// Entries that a proposer was told of, for good.
+    acknowledged: Mutex<BTreeMap<LogIndex, String>>,
+    tail: u64,
     _network_tasks: TaskScope,
 }
 
@@ -55,7 +60,17 @@ impl Lab {
         network.set_delay(Duration::from_micros(200)..Duration::from_millis(2));
         let listed = listed.to_vec();
         let rng = Rng::seeded(seed + 1);
-        let mut lab = Self { network, clock, rng, listed, machines: BTreeMap::new(), _network_tasks: tasks };
+        let mut lab = Self {
+            network,
+            clock,
+            rng,
+            listed,
+            machines: BTreeMap::new(),
+            led: Arc::default(),
+            acknowledged: Mutex::default(),
+            tail: 10,
+            _network_tasks: tasks,
+        };
         for node in lab.listed.clone() {
             lab.add_machine(node);
         }
@@ -69,6 +84,11 @@ impl Lab {
         disk.mount(Path::new("/data")).unwrap();
         let directory = DirectoryId(self.rng.uuid());
         self.machines.insert(node, Machine { disk, directory, process: None });
+    }
+
+    /// Who is listed at the next start.
+    pub(super) fn list(&mut self, listed: &[i32]) {
+        self.listed = listed.to_vec();
     }
 
     pub(super) fn disk(&self, node: i32) -> &SimulatedDisk {
@@ -87,6 +107,31 @@ impl Lab {
         for node in self.nodes() {
             self.start(node).await;
         }
+    }
+
+    /// Starts every node whose disk lets it.
+    pub(super) async fn start_all_that_can(&mut self) {
+        for node in self.nodes() {
+            // A node without power does not start; the others do.
+            let _unpowered = self.try_start(node, Resume::default()).await;
+        }
+    }
+
+    pub(super) fn is_live(&self, node: i32) -> bool {
+        self.machines[&node].process.is_some() && self.running(node).status().fatal.is_none()
+    }
+
+    /// Lets a node keep a snapshot that ends at an index, if it has come so far and its disk lets it.
+    pub(super) async fn compact(&self, node: i32, index: LogIndex) {
+        let running = self.running(node);
+        let log = running.status().log_id;
+        let reached = self.clock.timeout(SECOND, read(&**running, 0, index)).await;
+        let (Some(log), Ok(entries)) = (log, reached) else { return };
+        let (_, epoch, _) = entries.last().unwrap();
+        let meta = SnapshotMeta { index, epoch: *epoch, chain: chain(log, &entries), bytes: 8 };
+        let chunks = Box::pin(stream::iter([Ok(Bytes::from_static(b"snap")), Ok(Bytes::from_static(b"shot"))]));
+        // Without power nothing is kept.
+        let _unpowered = running.compact(Snapshot { meta, chunks }).await;
     }
 
     pub(super) async fn try_start(
@@ -123,10 +168,11 @@ impl Lab {
             runtime,
         };
         let before = self.clock.now();
-        let started = Box::new(Raftrs::new(config)?).start(resume).await;
+        let started = Box::new(Raftrs::new(config)?.with_tail(self.tail)).start(resume).await;
         assert!(self.clock.now().since(before) < SECOND, "start() waits for nobody");
         match started {
             Ok(running) => {
+                tasks.spawn(watch_leaders(node, running.leader_events(), self.led.clone()));
                 let process = Process { tasks, running: running.clone() };
                 self.machines.get_mut(&node).unwrap().process = Some(process);
                 Ok(running)
@@ -187,6 +233,9 @@ impl Lab {
     }
 
     fn led_by(&self, node: i32) -> Option<Epoch> {
+        if !self.is_live(node) {
+            return None;
+        }
         let event = self.running(node).leader_events().last()?;
         matches!(event.leader, Leader::Me { .. }).then_some(event.epoch)
     }
@@ -207,9 +256,11 @@ impl Lab {
         for _ in 0..100 {
             let (leader, epoch) = self.elected(10 * SECOND).await;
             match self.running(leader).propose(epoch, Bytes::from(data.to_owned())).await {
-                Ok(index) => return index,
-                Err(ProposeError::NotLeader { .. } | ProposeError::Busy) => {}
-                Err(error) => panic!("{error}: {}", self.describe()),
+                Ok(index) => {
+                    self.acknowledged.lock().insert(index, data.to_owned());
+                    return index;
+                }
+                Err(error) => assert_ne!(error, ProposeError::TooLarge),
             }
             self.clock.sleep(Duration::from_millis(20)).await;
         }
@@ -221,6 +272,30 @@ impl Lab {
         let everywhere =
             |lab: &Self| lab.live().into_iter().all(|node| lab.running(node).status().committed >= index);
         self.until(10 * SECOND, "spread", everywhere).await;
+    }
+
+    /// Waits until all nodes agree, and checks that nothing that was acknowledged is missing.
+    pub(super) async fn converge(&self) {
+        let last = self.commit("the last").await;
+        self.spread(last).await;
+        let mut logs = Vec::new();
+        for node in self.live() {
+            let after = self.running(node).status().first.0.saturating_sub(1);
+            logs.push((node, self.log(node, after, last).await));
+        }
+        for (node, log) in &logs {
+            for entry in log {
+                for (other, another) in &logs {
+                    let there = another.iter().find(|(index, ..)| *index == entry.0);
+                    assert!(there.is_none_or(|there| there == entry), "{node} and {other} differ at {entry:?}");
+                }
+                let acknowledged = self.acknowledged.lock().get(&LogIndex(entry.0)).cloned();
+                assert!(
+                    acknowledged.is_none_or(|data| entry.2 == data.as_bytes()),
+                    "{entry:?} was acknowledged as another"
+                );
+            }
+        }
     }
 
     /// What a node has committed after an index, up to another.
@@ -250,21 +325,17 @@ pub(super) async fn read(running: &dyn Running, after: u64, to: LogIndex) -> Vec
     entries
 }
 
+/// Notes who leads; two leaders of an epoch end the test.
+async fn watch_leaders(node: i32, mut events: LeaderEvents, led: Arc<Mutex<BTreeMap<Epoch, i32>>>) {
+    while let Some(event) = events.next().await {
+        if matches!(event.leader, Leader::Me { .. }) {
+            let leader = *led.lock().entry(event.epoch).or_insert(node);
+            assert_eq!(leader, node, "two leaders of the epoch {}", event.epoch);
+        }
+    }
+}
+
 /// The history of a log that was read from its beginning.
 pub(super) fn chain(log: quorate_core::consensus::LogId, entries: &[(u64, Epoch, Bytes)]) -> Chain {
     entries.iter().fold(Chain::start(log), |chain, (_, epoch, data)| chain.link(*epoch, data))
-}
-
-/// The next event within a time.
-pub(super) async fn next(
-    clock: &Clock,
-    events: &mut LeaderEvents,
-    within: Duration,
-) -> Option<quorate_core::consensus::LeaderEvent> {
-    clock.timeout(within, events.next()).await.ok().flatten()
-}
-
-/// A directory id that no machine has.
-pub(super) fn stray() -> DirectoryId {
-    DirectoryId(Uuid::from_bytes([9; 16]))
 }
