@@ -167,10 +167,11 @@ impl Shared {
         });
     }
 
-    /// Whether a peer that should be heard is not.
+    /// Whether a peer that should be heard is not: by a leader everybody, by a follower the leader, and by a node
+    /// without a leader everybody, because whoever is asked for a vote answers.
     fn silence(&self, facts: &Facts, node: NodeId, age: Option<Duration>) -> Option<String> {
-        let should_be_heard = facts.leader == Some(self.me) || facts.leader == Some(node);
-        let limit = self.timings.election_max;
+        let should_be_heard = facts.leader.is_none_or(|leader| leader == self.me || leader == node);
+        let limit = self.timings.election_max * if facts.leader.is_none() { 2 } else { 1 };
         match age {
             Some(age) if should_be_heard && age > limit => Some(format!("silent for {} ms", age.as_millis())),
             None if should_be_heard => Some("not heard yet".to_owned()),

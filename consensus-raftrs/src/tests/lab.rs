@@ -7,8 +7,8 @@ use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use quorate_core::{
     consensus::{
-        Chain, Committed, Consensus as _, Leader, LeaderEvents, LogIndex, NodeId, ProposeError, Resume, Running,
-        Snapshot, SnapshotMeta, StartError,
+        Chain, Committed, Consensus as _, Leader, LeaderEvents, LogIndex, NodeId, ProposeError, Resume,
+        Running, Snapshot, SnapshotMeta, StartError,
     },
     ids::{DirectoryId, Epoch},
     runtime::{
@@ -129,7 +129,8 @@ impl Lab {
         let (Some(log), Ok(entries)) = (log, reached) else { return };
         let (_, epoch, _) = entries.last().unwrap();
         let meta = SnapshotMeta { index, epoch: *epoch, chain: chain(log, &entries), bytes: 8 };
-        let chunks = Box::pin(stream::iter([Ok(Bytes::from_static(b"snap")), Ok(Bytes::from_static(b"shot"))]));
+        let chunks =
+            Box::pin(stream::iter([Ok(Bytes::from_static(b"snap")), Ok(Bytes::from_static(b"shot"))]));
         // Without power nothing is kept.
         let _unpowered = running.compact(Snapshot { meta, chunks }).await;
     }
@@ -274,6 +275,18 @@ impl Lab {
         self.until(10 * SECOND, "spread", everywhere).await;
     }
 
+    pub(super) fn note_acknowledged(&self, index: LogIndex, data: String) {
+        self.acknowledged.lock().insert(index, data);
+    }
+
+    /// What has happened, in a few words that are equal for equal histories.
+    pub(super) async fn trace(&self) -> String {
+        let last = self.running(0).status().committed;
+        let first = self.running(0).status().first.0;
+        let log = self.log(0, first - 1, last).await;
+        format!("{:?} {:?} {:?} {log:?}", self.clock.now(), self.led.lock(), self.acknowledged.lock())
+    }
+
     /// Waits until all nodes agree, and checks that nothing that was acknowledged is missing.
     pub(super) async fn converge(&self) {
         let last = self.commit("the last").await;
@@ -287,7 +300,10 @@ impl Lab {
             for entry in log {
                 for (other, another) in &logs {
                     let there = another.iter().find(|(index, ..)| *index == entry.0);
-                    assert!(there.is_none_or(|there| there == entry), "{node} and {other} differ at {entry:?}");
+                    assert!(
+                        there.is_none_or(|there| there == entry),
+                        "{node} and {other} differ at {entry:?}"
+                    );
                 }
                 let acknowledged = self.acknowledged.lock().get(&LogIndex(entry.0)).cloned();
                 assert!(

@@ -79,7 +79,14 @@ impl Puppet {
         let clock = self.runtime.clock.clone();
         let deadline = clock.now().plus(within);
         while clock.now() < deadline {
-            let mut ask = Message { from: raft_id(NodeId(self.node)), to: 1, term, index: 99, log_term: term - 1, ..Message::default() };
+            let mut ask = Message {
+                from: raft_id(NodeId(self.node)),
+                to: 1,
+                term,
+                index: 99,
+                log_term: term - 1,
+                ..Message::default()
+            };
             ask.set_msg_type(MessageType::MsgRequestVote);
             // A message that finds no way is sent again.
             let _lost = self.transport.send(NodeId(0), encode(&ask));

@@ -1,0 +1,97 @@
+//! Who becomes a cluster, and who does not.
+
+use std::time::Duration;
+
+use quorate_core::runtime::simulated::Keep;
+
+use super::lab::{Lab, SECOND};
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_founder_is_named_and_awaited() {
+    let mut lab = Lab::new(4, &[0, 1, 2]);
+    lab.start(0).await;
+    lab.start(2).await;
+    lab.clock.sleep(5 * SECOND).await;
+    for node in [0, 2] {
+        let status = lab.running(node).status();
+        assert!(status.log_id.is_none(), "{status:?}");
+        let awaited = status.awaited();
+        assert!(awaited.contains("node 1 at n1:9000") && awaited.contains("refused"), "{awaited}");
+    }
+    lab.start(1).await;
+    lab.elected(4 * SECOND).await;
+    lab.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_wiped_nodes_of_three_do_not_become_a_second_cluster() {
+    let mut lab = Lab::new(4, &[0, 1, 2]);
+    lab.start_all().await;
+    lab.commit("of the first cluster").await;
+    let log = lab.running(2).status().log_id;
+    for node in [0, 1] {
+        lab.crash(node, Keep::None);
+        lab.add_machine(node);
+        lab.start(node).await;
+    }
+    lab.clock.sleep(20 * SECOND).await;
+    for node in [0, 1] {
+        let status = lab.running(node).status();
+        assert!(status.log_id.is_none(), "{status:?}");
+        let awaited = status.awaited();
+        assert!(awaited.contains("knows node") && awaited.contains("remove this voter"), "{awaited}");
+    }
+    let survivor = lab.running(2).status();
+    assert_eq!(survivor.log_id, log);
+    let missing = survivor.awaited();
+    assert!(missing.contains("another data directory"), "{missing}");
+    assert_eq!(lab.leader(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emptied_voter_does_not_vote_and_the_others_go_on() {
+    let mut lab = Lab::new(5, &[0, 1, 2]);
+    lab.start_all().await;
+    lab.commit("one").await;
+    let (leader, _) = lab.leader().unwrap();
+    let victim = if leader == 1 { 2 } else { 1 };
+    lab.crash(victim, Keep::None);
+    lab.add_machine(victim);
+    lab.start(victim).await;
+    lab.commit("two").await;
+    lab.clock.sleep(5 * SECOND).await;
+    assert!(lab.running(victim).status().founding.is_some());
+    // With one more gone there is no majority, and the emptied one does not lend itself for one.
+    let (leader, _) = lab.leader().unwrap();
+    lab.crash(leader, Keep::None);
+    lab.clock.sleep(10 * SECOND).await;
+    assert_eq!(lab.leader(), None);
+    lab.start(leader).await;
+    lab.elected(5 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_differ_hold_the_founding_up_and_say_so() {
+    let mut lab = Lab::new(4, &[0, 1]);
+    lab.start(0).await;
+    lab.add_machine(2);
+    lab.list(&[0, 1, 2]);
+    lab.start(1).await;
+    lab.start(2).await;
+    lab.clock.sleep(5 * SECOND).await;
+    assert_eq!(lab.leader(), None);
+    let awaited = lab.running(1).status().awaited();
+    assert!(awaited.contains("node 0") && awaited.contains("lists other voters: 0, 1"), "{awaited}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_no_voter_waits_to_be_added() {
+    let mut lab = Lab::new(4, &[0, 1, 2]);
+    lab.start_all().await;
+    lab.commit("one").await;
+    lab.add_machine(7);
+    let stranger = lab.start(7).await;
+    lab.clock.sleep(Duration::from_secs(5)).await;
+    let status = stranger.status();
+    assert!(status.log_id.is_none() && status.awaited().contains("not added to yet"), "{status:?}");
+}
