@@ -290,3 +290,39 @@ async fn max_bytes_cuts_after_the_first_batch() {
         assert_eq!(got, batch(10).len() * expected);
     }
 }
+
+#[tokio::test]
+async fn records_that_are_on_their_way_to_a_replica_are_not_sent_again() {
+    let bench = Bench::new(DurabilityLevel::Replicated, &[1, 2]);
+    let mut peer = Peer::connect(&bench.handlers, "INTERNAL");
+    peer.hello(2, Purpose::Replication).await;
+    bench.replica.append_as_leader(&batch(3), Acks::Leader).unwrap();
+    let mut asked = FetchRequest {
+        max_wait_ms: 0,
+        replica: NodeId(2),
+        session_epoch: 0,
+        ..request(vec![from(&bench, 0)])
+    };
+    let first = peer.fetch(&asked, VERSION).await;
+    assert!(!records(&first).is_empty());
+    // What it tells of its disk meanwhile is no wish for the same records, not even when there are more.
+    bench.replica.append_as_leader(&batch(1), Acks::Leader).unwrap();
+    asked = FetchRequest { session_id: first.session_id, session_epoch: 1, ..asked };
+    let second = peer.fetch(&asked, VERSION).await;
+    assert!(second.partitions.iter().all(|partition| partition.records.is_empty()));
+    asked = FetchRequest { session_epoch: 2, partitions: vec![from(&bench, 3)], ..asked };
+    assert!(!records(&peer.fetch(&asked, VERSION).await).is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_the_log_is_told_where_it_begins() {
+    let bench = Bench::new(DurabilityLevel::Replicated, &[1, 2]);
+    bench.replica.append_as_leader(&batch(3), Acks::Leader).unwrap();
+    bench.replica.with_log(|log, _| log.delete_before(Offset(3)).unwrap());
+    let mut peer = Peer::connect(&bench.handlers, "INTERNAL");
+    peer.hello(2, Purpose::Replication).await;
+    let asked = FetchRequest { replica: NodeId(2), session_epoch: 0, ..request(vec![from(&bench, 0)]) };
+    let answer = peer.fetch(&asked, VERSION).await;
+    assert_eq!(answer.partitions[0].error, ErrorCode::OFFSET_OUT_OF_RANGE);
+    assert_eq!(answer.partitions[0].log_start, Offset(3));
+}

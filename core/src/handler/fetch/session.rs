@@ -68,6 +68,9 @@ struct Slot {
     watched: Option<(Arc<Replica>, u64)>,
     answer: Option<FetchedPartition>,
     told: Option<Told>,
+    /// A replica has been sent the records from this offset on. Until it stands elsewhere they are on their way: two of
+    /// its requests may be under way at once, and the same records must not come twice.
+    sent_from: Option<Offset>,
 }
 
 /// What the reader has been told last.
@@ -116,7 +119,8 @@ impl Session {
                     wanted.topic = detached(&wanted.topic);
                 }
                 let key = (wanted.topic.clone(), wanted.index);
-                let slot = Slot { wanted: wanted.clone(), watched: None, answer: None, told: None };
+                let slot =
+                    Slot { wanted: wanted.clone(), watched: None, answer: None, told: None, sent_from: None };
                 let place = self.slots.insert(slot);
                 self.places.insert(key, place);
                 place
@@ -125,6 +129,7 @@ impl Session {
         self.dirty.insert(place);
         if let Some(slot) = self.slots.get_mut(place) {
             wanted.topic = slot.wanted.topic.clone();
+            slot.sent_from = slot.sent_from.filter(|sent| *sent == wanted.offset);
             slot.wanted = wanted;
         }
     }
@@ -183,6 +188,7 @@ impl Session {
             }
             if !answer.records.is_empty() {
                 last = Some(place);
+                slot.sent_from = self.is_replica.then_some(slot.wanted.offset);
             }
             answers.push(answer);
         }
@@ -223,11 +229,12 @@ impl Session {
             let generation = self.generation;
             self.waits.push(wait(place, generation, replica.watch(), self.is_replica));
         }
-        let wanted = usize::try_from(slot.wanted.max_bytes).unwrap_or(0);
-        let query = slot.query(fetcher, wanted.min(left), is_first);
+        let is_sent = slot.sent_from.is_some();
+        let wanted = if is_sent { 0 } else { usize::try_from(slot.wanted.max_bytes).unwrap_or(0) };
+        let query = slot.query(fetcher, wanted.min(left), is_first && !is_sent);
         let answer = match replica.read(&query) {
             Ok(answer) => answered(topic, index, answer),
-            Err(error) => failed(topic, index, &error),
+            Err(error) => failed(topic, index, &error, self.is_replica),
         };
         if left < wanted && answer.records.is_empty() {
             // There may be more than the answer had room for: the next one looks again.
@@ -329,11 +336,17 @@ fn answered(topic: TopicRef, index: i32, answer: FetchAnswer) -> FetchedPartitio
     told
 }
 
-fn failed(topic: TopicRef, index: i32, error: &FetchError) -> FetchedPartition {
-    if let FetchError::Storage(storage) = error {
-        tracing::warn!("partition {index} of a topic cannot be read: {storage}");
+fn failed(topic: TopicRef, index: i32, error: &FetchError, is_replica: bool) -> FetchedPartition {
+    let mut told = FetchedPartition::failed(topic, index, error.error_code());
+    match error {
+        FetchError::Storage(storage) => {
+            tracing::warn!("partition {index} of a topic cannot be read: {storage}");
+        }
+        // A replica that is behind everything goes on where this log begins.
+        FetchError::OutOfRange { start, .. } if is_replica => told.log_start = *start,
+        _ => {}
     }
-    FetchedPartition::failed(topic, index, error.error_code())
+    told
 }
 
 /// A topic that is no slice of a frame.
