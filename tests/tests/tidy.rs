@@ -112,6 +112,26 @@ fn nothing_is_awaited_between_main_and_the_start_of_the_backend() {
 }
 
 #[test]
+fn what_the_simulator_replays_has_no_order_by_chance() {
+    for (name, text) in tracked(&[".rs"]) {
+        let code = production(&text);
+        if !name.starts_with("core/src/") || name.starts_with("core/src/runtime/") {
+            continue;
+        }
+        let imports = code.split("tokio::").skip(1).filter_map(|import| import.split(';').next());
+        let watch = imports.filter(|import| import.starts_with("sync") || import.starts_with('{'));
+        let tokios = watch.filter(|import| import.contains("watch")).count();
+        assert_eq!(tokios, 0, "{name}: use runtime::watch, tokio's wakes whoever waits in a random order");
+        let selects = code.matches("select! {").count();
+        assert_eq!(
+            selects,
+            code.matches("select! { biased;").count(),
+            "{name}: a select! that is not biased"
+        );
+    }
+}
+
+#[test]
 fn files_stay_small() {
     let files: Vec<(String, usize)> = tracked(&[".rs", ".go", ".py", ".java"])
         .into_iter()

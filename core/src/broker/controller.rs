@@ -3,10 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::runtime::watch;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{Broker, ControllerAt};
 use crate::{

@@ -30,9 +30,9 @@ mod cluster_test;
 
 use std::sync::{Arc, OnceLock};
 
+use crate::runtime::watch;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use config::BrokerConfig;

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
+use crate::runtime::watch;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! Turns leader events into tokens. Whatever initialises metadata, runs the controller or registers a broker demands
 //! one, and only this module makes them: metadata work without a leader event does not compile.
 
-use tokio::sync::watch;
+use crate::runtime::watch;
 
 use super::{Epoch, Leader, LeaderEvent, LeaderEvents, LogIndex, NodeId};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use crate::runtime::watch;
 
 use super::{Epoch, Leader, LeaderEvent, LogIndex};
 

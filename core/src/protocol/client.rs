@@ -8,8 +8,10 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::{
     io::AsyncWriteExt as _,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
 };
+
+use crate::runtime::watch;
 
 use super::{
     apis::{self, Api, ApiKey},

@@ -1,7 +1,7 @@
 //! Ports to the world: time, randomness, tasks, disk, network. Everything else in this crate reaches them only here,
 //! which is what lets a simulator run the real code in one thread and replay it from a seed.
 //!
-//! Of tokio, code outside this folder uses `tokio::sync`, `tokio::io` traits and biased `tokio::select!`. It iterates
+//! Of tokio, code outside this folder uses `tokio::sync` (but [`watch`] for tokio's), `tokio::io` traits and biased `tokio::select!`. It iterates
 //! over no `HashMap` (whose order is random).
 
 mod clock;
@@ -10,6 +10,7 @@ mod network;
 mod rng;
 pub mod simulated;
 mod tasks;
+pub mod watch;
 
 pub use clock::{Clock, Elapsed, Moment};
 pub use disk::{Disk, DiskFile, Open, RealDisk, read_file, replace_file};

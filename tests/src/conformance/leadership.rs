@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::StreamExt as _;
+use quorate_core::runtime::watch;
 use quorate_core::{
     consensus::{
         Committed, Epoch, Leader, LeaderEvent, LogIndex, NodeId,
@@ -10,7 +11,7 @@ use quorate_core::{
     },
     runtime::TaskScope,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
     Backend, Capability, Stop, Verdict,

@@ -7,7 +7,7 @@ use quorate_core::consensus::{
     Epoch, Leader, LeaderEvent, LogIndex, NodeId, Resume,
     activation::{Applied, Role, Roles},
 };
-use tokio::sync::watch;
+use quorate_core::runtime::watch;
 
 use super::{
     Backend, Capability, Stop, Verdict,

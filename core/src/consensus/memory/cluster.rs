@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::runtime::watch;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::{MemoryConfig, nodes::Node, state::State};
 use crate::{

@@ -214,7 +214,7 @@ struct Reader {
     shared: Arc<Shared>,
     node: NodeId,
     number: u64,
-    changed: tokio::sync::watch::Receiver<u64>,
+    changed: crate::runtime::watch::Receiver<u64>,
     after: LogIndex,
 }
 

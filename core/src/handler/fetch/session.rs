@@ -6,9 +6,9 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
+use crate::runtime::watch;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use slab::Slab;
-use tokio::sync::watch;
 
 use super::Fetcher;
 use crate::{

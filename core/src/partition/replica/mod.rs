@@ -12,9 +12,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use crate::runtime::watch;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
 
 use crate::{
     ids::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionId},
