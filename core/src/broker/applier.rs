@@ -78,7 +78,8 @@ pub(super) async fn store(
             Ok(meta) => meta,
             Err(error) => {
                 let folder = folder.display();
-                return broker.fail(&format!("cannot write the image of the metadata in {folder}: {error}"));
+                return broker
+                    .fail_sync(&format!("cannot write the image of the metadata in {folder}: {error}"));
             }
         };
         match consensus.compact(image_file::snapshot(image, meta)).await {

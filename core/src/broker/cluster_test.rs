@@ -450,3 +450,20 @@ async fn a_node_that_is_no_voter_follows_and_serves_and_survives_its_voter() {
     let response = world.create(4, "b").await.unwrap();
     assert_eq!(response.topics[0].error_code, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_is_told_to_the_cluster_once() {
+    let mut world = World::of_three().await;
+    let victim = world.controller() % 3 + 1;
+    world.kill(victim);
+    world.disks[&victim].crash(Keep::None);
+    world.until("it is fenced", |image| live(image) == 2).await;
+    world.start(victim).await;
+    assert!(world.broker(victim).facts().unwrap().page_cache_lost);
+    world.until("it is let in", |image| live(image) == 3).await;
+    world.clock.sleep(Duration::from_millis(100)).await;
+    world.kill(victim);
+    world.until("it is fenced", |image| live(image) == 2).await;
+    world.start(victim).await;
+    assert!(!world.broker(victim).facts().unwrap().page_cache_lost, "the cluster knows");
+}

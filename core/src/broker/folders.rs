@@ -11,7 +11,7 @@ use super::syncer::Dirty;
 use crate::{
     ids::{PartitionId, TopicId, base64_id, parse_base64_id},
     log::{Handles, LogParts, PageCache, parse_partition_folder, partition_folder},
-    runtime::{Disk, Rng, Runtime, read_file, replace_file},
+    runtime::{Disk, Rng, Runtime, make_folder, read_file, replace_file},
 };
 
 const METADATA: &str = "partition.metadata";
@@ -73,7 +73,7 @@ impl Folders {
         let disk = self.parts.disk.clone();
         let mut found = Vec::new();
         for directory in &mut self.directories {
-            disk.create_dir_all(&directory.path)?;
+            make_folder(&*disk, &directory.path)?;
             for name in disk.list(&directory.path)? {
                 let path = directory.path.join(&name);
                 if name.ends_with(DELETED) {

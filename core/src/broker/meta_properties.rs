@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Broker;
 use crate::{
     ids::{DirectoryId, NodeId, base64_id, parse_base64_id},
-    runtime::{Disk, Runtime, read_file, replace_file},
+    runtime::{Disk, Runtime, make_folder, read_file, replace_file},
 };
 
 const NAME: &str = "meta.properties";
@@ -125,7 +125,7 @@ pub fn open(
     let mut fresh = Vec::new();
     for folder in folders {
         let system = |error| MetaError::System { folder: folder.display().to_string(), error };
-        disk.create_dir_all(folder).map_err(system)?;
+        make_folder(disk, folder).map_err(system)?;
         let text = read_text(disk, &folder.join(NAME)).map_err(system)?;
         let meta = match text {
             Some(text) => parse(folder, &text)?,

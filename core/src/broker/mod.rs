@@ -13,6 +13,7 @@ mod forward;
 mod heartbeat;
 mod image_file;
 mod isr;
+mod life;
 pub mod meta_properties;
 mod observed;
 pub mod observer;
@@ -79,6 +80,7 @@ pub struct Broker {
     state: watch::Sender<BrokerState>,
     fatal: watch::Sender<Option<String>>,
     pieces: Mutex<Option<Arc<observed::Pieces>>>,
+    life: Mutex<Option<life::Life>>,
 }
 
 /// What a node's folders say of it, read before the backend starts.
@@ -88,10 +90,10 @@ pub struct NodeFacts {
     pub cluster: Option<Uuid>,
     /// The log directories, in the order of the configuration.
     pub directories: Vec<DirectoryId>,
-    /// The machine was started anew, and the broker had not stopped in order before: what was only in the page cache
-    /// is lost.
+    /// What was only in the page cache is lost. [`start`] finds out by itself that the machine was started anew; a
+    /// caller who knows it otherwise says it here.
     pub page_cache_lost: bool,
-    /// An fsync failed in the last life of this node.
+    /// An fsync failed in the last life of this node. [`start`] remembers that by itself too.
     pub sync_failed: bool,
 }
 
@@ -128,6 +130,7 @@ impl Broker {
             state: watch::Sender::default(),
             fatal: watch::Sender::default(),
             pieces: Mutex::default(),
+            life: Mutex::default(),
         })
     }
 
@@ -231,6 +234,17 @@ impl Broker {
         if first {
             tracing::error!(%reason, "this node cannot go on");
         }
+    }
+
+    /// A sync has failed: nobody can say what is on the disk. The node cannot go on, and tells the cluster when it
+    /// starts again. Blocks: call it from where the sync blocked.
+    pub fn fail_sync(&self, reason: &str) {
+        let disk = self.runtime.disk.as_ref();
+        let noted = self.life.lock().as_mut().map_or(Ok(()), |life| life.sync_failed(disk));
+        if let Err(error) = noted {
+            tracing::error!(%error, "the failed sync could not be written down");
+        }
+        self.fail(reason);
     }
 
     /// What this broker has for a key: set for it, or for the cluster, or in its file, or by default.

@@ -49,6 +49,7 @@ pub(super) async fn register(
             if let Some(index) = extras.image_index {
                 let _ = broker.image_at(index, deadline).await;
             }
+            forget_losses(broker);
             Ok(BrokerEpoch(answer.broker_epoch))
         }
         code @ (ErrorCode::INCONSISTENT_CLUSTER_ID
@@ -68,6 +69,19 @@ pub(super) async fn register(
         )),
         code => Err(format!("the controller refuses to register this broker: {code}")),
     }
+}
+
+/// The cluster knows now what this node had lost. On a thread of its own: nothing must delay the heartbeat.
+fn forget_losses(broker: &Arc<Broker>) {
+    let told = broker.clone();
+    broker.runtime.tasks.spawn_thread("life", async move {
+        let disk = told.runtime.disk.as_ref();
+        let mut life = told.life.lock();
+        let lost = life.as_mut().filter(|life| life.page_cache_lost || life.sync_failed);
+        if let Some(Err(error)) = lost.map(|life| life.told(disk)) {
+            tracing::error!(%error, "that the cluster knows what was lost could not be written down");
+        }
+    });
 }
 
 /// The request; `None` while the cluster, or what the folders say, is not known.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     BoundListeners, Broker, BrokerConfig, BrokerState, ControllerAt, NodeFacts, applier, controller, fetcher,
-    folders::Folders, heartbeat, image_file, isr, reconciler, syncer,
+    folders::Folders, heartbeat, image_file, isr, life::Life, reconciler, syncer,
 };
 use crate::{
     consensus::{
@@ -24,7 +24,7 @@ use crate::{
         activation::{LeaderKnown, Role, Roles},
     },
     log::PageCache,
-    runtime::Runtime,
+    runtime::{Runtime, make_folder},
 };
 
 /// A node that is made and runs nothing.
@@ -106,13 +106,18 @@ impl Bound {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(self, facts: NodeFacts) -> Result<Started, StartError> {
+    pub async fn start(self, mut facts: NodeFacts) -> Result<Started, StartError> {
         let Self { broker, consensus } = self;
         let folder = &broker.config.metadata_dir;
+        let metadata = |error| StartError::Metadata { folder: folder.display().to_string(), error };
         let disk = broker.runtime.disk.as_ref();
-        let loaded = disk.create_dir_all(folder).and_then(|()| image_file::load(disk, folder));
-        let image =
-            loaded.map_err(|error| StartError::Metadata { folder: folder.display().to_string(), error })?;
+        let loaded = make_folder(disk, folder).and_then(|()| image_file::load(disk, folder));
+        let image = loaded.map_err(metadata)?;
+        let used = facts.cluster.is_some() || image.founding.is_some();
+        let life = Life::begin(disk, folder, used).map_err(metadata)?;
+        facts.page_cache_lost |= life.page_cache_lost;
+        facts.sync_failed |= life.sync_failed;
+        *broker.life.lock() = Some(life);
         if let (Some(founding), Some(cluster)) = (image.founding, facts.cluster)
             && founding.cluster != cluster
         {
@@ -147,6 +152,13 @@ impl Started {
         }
         self.consensus.shutdown().await;
         self.broker.runtime.tasks.stop().await;
+        if self.broker.fatal.borrow().is_none() {
+            let disk = self.broker.runtime.disk.as_ref();
+            let ended = self.broker.life.lock().as_mut().map_or(Ok(()), |life| life.end(disk));
+            if let Err(error) = ended {
+                tracing::error!(%error, "that this node ended in order could not be written down");
+            }
+        }
     }
 
     /// Waits until the controller lets this broker go; not longer than is configured, and not without a controller.

@@ -37,7 +37,7 @@ async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>, depth: SyncDepth) -
             if replica.is_gone() {
                 continue;
             }
-            broker.fail(&format!(
+            broker.fail_sync(&format!(
                 "a sync of {}-{} failed, so that nobody can say what is on the disk: {reason}. The process ends and \
                  must be started anew; other replicas go on",
                 replica.topic, replica.partition.index

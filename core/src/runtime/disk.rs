@@ -26,6 +26,21 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<
     path.parent().map_or(Ok(()), |folder| disk.sync_dir(folder))
 }
 
+/// Makes a folder whose name survives a power cut, and those above it.
+///
+/// # Errors
+/// As the system says.
+pub fn make_folder(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|above| !disk.exists(above)).collect();
+    disk.create_dir_all(folder)?;
+    for parent in missing.iter().rev().filter_map(|made| made.parent()) {
+        // A relative path ends at the folder that the process is in.
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        disk.sync_dir(parent)?;
+    }
+    Ok(())
+}
+
 /// Reads a small file as a whole.
 ///
 /// # Errors
@@ -92,6 +107,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the system says; the names may be durable or not.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Names the boot of the machine: under another name, what was only in the page cache is lost.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn boot_id(&self) -> io::Result<String>;
     /// Bytes that can still be written below `path`.
     ///
     /// # Errors
@@ -197,6 +217,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn boot_id(&self) -> io::Result<String> {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(id.trim().to_owned())
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {

@@ -13,7 +13,7 @@ mod tasks;
 pub mod watch;
 
 pub use clock::{Clock, Elapsed, Moment};
-pub use disk::{Disk, DiskFile, Open, RealDisk, read_file, replace_file};
+pub use disk::{Disk, DiskFile, Open, RealDisk, make_folder, read_file, replace_file};
 pub use network::{Connection, Listener, Network, ReadHalf, RealNetwork, WriteHalf};
 pub use rng::Rng;
 pub use tasks::TaskScope;

@@ -39,6 +39,8 @@ struct State {
     names: Names,
     /// Grows at every crash: an open file of an older boot is dead.
     boot: u64,
+    /// Grows when the machine, and not only the process, goes down.
+    power_cuts: u64,
     sync_delay: (Duration, Duration),
     capacity: Option<u64>,
     injections: Vec<Injection>,
@@ -86,6 +88,7 @@ impl SimulatedDisk {
         let state = State {
             names: Names::new(),
             boot: 1,
+            power_cuts: 0,
             sync_delay: (Duration::ZERO, Duration::ZERO),
             capacity: None,
             injections: Vec::new(),
@@ -113,6 +116,7 @@ impl SimulatedDisk {
         state.boot += 1;
         state.power_until = None;
         if keep != Keep::All {
+            state.power_cuts += 1;
             let some = (keep == Keep::Some).then_some(&self.0.rng);
             state.names.lose_power(some);
             for file in state.names.files() {
@@ -310,6 +314,10 @@ impl Disk for SimulatedDisk {
             state.names.sync(folder);
         }
         Ok(())
+    }
+
+    fn boot_id(&self) -> io::Result<String> {
+        Ok(format!("boot-{}", self.0.state.lock().power_cuts))
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
