@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use quorate_consensus_kit::{
     founding::{Founding, FoundingConfig, Phase},
@@ -105,9 +105,9 @@ impl Consensus for Raftrs {
         };
         if let Phase::Final(charter) = phase {
             let recovered = build(&folder, charter, &shared, &runtime, resume).await?;
-            runtime.tasks.spawn(starter.run_with(recovered));
+            runtime.tasks.spawn(guarded(shared.clone(), starter.run_with(recovered)));
         } else {
-            runtime.tasks.spawn(starter.run());
+            runtime.tasks.spawn(guarded(shared.clone(), starter.run()));
         }
         let room = Arc::new(Semaphore::new(QUEUED_BYTES));
         Ok(Arc::new(Handle {
@@ -136,6 +136,13 @@ fn check_cluster(phase: &Phase, resume: Resume, folder: &std::path::Path) -> Res
              entries are lost; empty the whole data directory, and remove and add this voter",
             folder.display()
         ))),
+    }
+}
+
+/// An engine that panics has failed for good, and says so: a silent one would look like a healthy follower.
+async fn guarded(shared: Arc<Shared>, engine: impl Future<Output = ()>) {
+    if std::panic::AssertUnwindSafe(engine).catch_unwind().await.is_err() {
+        shared.fail("the consensus engine panicked; the lines before this one say where".to_owned());
     }
 }
 

@@ -2,7 +2,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use quorate_core::{
-    consensus::LogId,
+    consensus::{Chain, LogId},
     ids::{Epoch, LogIndex, NodeId},
     runtime::{
         Disk, Open, Runtime,
@@ -10,7 +10,10 @@ use quorate_core::{
     },
 };
 
-use super::{Batch, Entry, Log, LogConfig, LogError, Point, Vote};
+use super::{
+    Batch, Entry, Log, LogConfig, LogError, Point, Vote,
+    format::{FileId, Header, Record, decode_batch, encode_batch},
+};
 use crate::{codec::slice, disk::read_whole, testing::Machine};
 
 const FOLDER: &str = "/data/consensus/log";
@@ -308,4 +311,20 @@ async fn a_damaged_entry_is_never_read() {
     let at = bytes.windows(8).position(|window| window == b"the data").unwrap();
     machine.disk.flip_bit(&path, at as u64, 0).unwrap();
     assert!(matches!(log.entries(LogIndex(1), LogIndex(1), 100), Err(LogError::Damaged(_))));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(0_u8.., 0..300), cut in 0_usize..300) {
+        let file = FileId([3; 16]);
+        let _nonsense = (Header::decode(&bytes).is_ok(), decode_batch(file, 5, &bytes).is_some());
+        let entry = Record::Entry(entry(1, 1, "data"), Chain::default());
+        let mut good = encode_batch(file, 5, 1, &[entry]).unwrap().bytes;
+        proptest::prop_assert!(decode_batch(file, 5, &good).is_some());
+        proptest::prop_assert!(decode_batch(file, 6, &good).is_none(), "the position counts");
+        if let (Some(byte), Some(other)) = (good.get_mut(cut), bytes.first()) {
+            *byte ^= other | 1;
+            proptest::prop_assert!(decode_batch(file, 5, &good).is_none());
+        }
+    }
 }

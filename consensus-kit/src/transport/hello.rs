@@ -185,4 +185,11 @@ mod tests {
         assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         assert_eq!(Hello::decode(b"\xff\xff"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(0_u8.., 0..200)) {
+            let _nonsense = (Hello::decode(&bytes).is_some(), Answer::decode(&bytes).is_some());
+        }
+    }
 }
