@@ -1,6 +1,8 @@
 //! Whatever a peer sends, the broker answers or closes the connection: no panic, no allocation beyond a small multiple
 //! of what was sent, no other connection touched. One test thread, because allocations are counted.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -254,7 +256,7 @@ async fn frames_of_absurd_lengths(node: &Node) {
     ALLOCATIONS.reset_peak_usage();
     peer.0.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
     peer.0.write_all(&[0; 100]).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.started.broker().runtime.clock.sleep(Duration::from_secs(1)).await;
     assert!(ALLOCATIONS.peak_usage().saturating_sub(before) < 256 << 10);
     // Cut at every byte.
     let whole = prefixed(&framed(ApiKey::API_VERSIONS, 3, 1, &[2, b'a', 2, b'b', 0]));
@@ -439,7 +441,7 @@ async fn floods(node: &Node) {
         write
     };
     let receive = async {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        node.started.broker().runtime.clock.sleep(Duration::from_secs(5)).await;
         assert!(ALLOCATIONS.peak_usage().saturating_sub(before) < 2 << 20, "what is not read is not made");
         let mut read = tokio::io::BufReader::new(read);
         for _ in 0..100_000 {
