@@ -26,6 +26,7 @@ pub(super) fn begin(handlers: &Arc<Handlers>, request: Request) -> Result<Begun,
     let handlers = handlers.clone();
     Ok(Begun::later(async move {
         let id = match &asked.transactional_id {
+            Some(id) if id.is_empty() => Err(ErrorCode::INVALID_REQUEST),
             // There is no transaction coordinator yet. Retriable, so that a client says what it waits for.
             Some(_) => Err(ErrorCode::COORDINATOR_NOT_AVAILABLE),
             None => handlers.next_producer_id().await,

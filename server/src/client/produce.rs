@@ -146,7 +146,9 @@ impl Producer {
     }
 
     async fn introduce(&mut self) -> Result<(ProducerId, i16), String> {
-        let request = InitProducerIdRequest::default().with_transaction_timeout_ms(i32::MAX);
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(i32::MAX);
         let request = request.with_producer_id((-1).into()).with_producer_epoch(-1);
         let asked = self.session.retry(async |session| {
             let answer = session.ask(&request).await?;
