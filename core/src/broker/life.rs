@@ -20,6 +20,9 @@ pub(super) struct Life {
     boot: String,
     /// It has ended in order: everything is synced.
     ended: bool,
+    /// The machine went down since a life ended in order: logs may have torn tails, though perhaps not from the last
+    /// life.
+    pub(super) torn: bool,
     /// What was only in the page cache is lost, and the cluster does not know it yet.
     pub(super) page_cache_lost: bool,
     /// A sync has failed, and the cluster does not know it yet.
@@ -43,15 +46,20 @@ impl Life {
             let mut lines = text.as_deref().unwrap_or_default().lines();
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
         };
-        let (page_cache_lost, sync_failed) = match value("boot") {
-            Some(before) => {
-                let cut_off = before != boot && value("ended") != Some("true");
-                (cut_off || value("page.cache.lost") == Some("true"), value("sync.failed") == Some("true"))
-            }
+        let is_set = |name: &str| value(name) == Some("true");
+        let cut_off = match value("boot") {
+            Some(before) => before != boot && !is_set("ended"),
             // Folders that are used and say nothing may come from anywhere.
-            None => (used, false),
+            None => used,
         };
-        let life = Self { path, boot, ended: false, page_cache_lost, sync_failed };
+        let life = Self {
+            path,
+            boot,
+            ended: false,
+            torn: cut_off || (is_set("torn") && !is_set("ended")),
+            page_cache_lost: cut_off || is_set("page.cache.lost"),
+            sync_failed: is_set("sync.failed"),
+        };
         life.write(disk)?;
         Ok(life)
     }
@@ -84,9 +92,10 @@ impl Life {
     }
 
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
-        let Self { boot, ended, page_cache_lost, sync_failed, .. } = self;
+        let Self { boot, ended, torn, page_cache_lost, sync_failed, .. } = self;
         let text = format!(
-            "version=1\nboot={boot}\nended={ended}\npage.cache.lost={page_cache_lost}\nsync.failed={sync_failed}\n"
+            "version=1\nboot={boot}\nended={ended}\ntorn={torn}\npage.cache.lost={page_cache_lost}\n\
+             sync.failed={sync_failed}\n"
         );
         replace_file(disk, &self.path, text.as_bytes())
     }
@@ -122,9 +131,11 @@ mod tests {
         let mut life = begin(&disk);
         life.told(&disk).unwrap();
         assert!(!begin(&disk).page_cache_lost);
+        assert!(begin(&disk).torn, "a log that was not opened since may still have a torn tail");
         begin(&disk).end(&disk).unwrap();
         disk.crash(Keep::None);
-        assert!(!begin(&disk).page_cache_lost, "it had ended in order");
+        let life = begin(&disk);
+        assert!(!life.page_cache_lost && !life.torn, "it had ended in order");
     }
 
     #[tokio::test]

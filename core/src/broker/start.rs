@@ -210,7 +210,8 @@ fn spawn(broker: &Arc<Broker>, consensus: &Arc<dyn Running>) {
 /// What keeps the records of a broker.
 fn spawn_records(broker: &Arc<Broker>) {
     let tasks = &broker.runtime.tasks;
-    let lost = broker.facts().is_some_and(|facts| facts.page_cache_lost);
+    let torn = broker.life.lock().as_ref().is_none_or(|life| life.torn);
+    let lost = torn || broker.facts().is_some_and(|facts| facts.page_cache_lost);
     let page_cache = if lost { PageCache::Lost } else { PageCache::Kept };
     let folders = Folders::new(&broker.runtime, &broker.config.log_dirs, page_cache);
     for (number, dirty) in folders.dirty().into_iter().enumerate() {

@@ -51,33 +51,45 @@ pub fn place(
     Ok((0..partitions).map(|_| racks.next_partition(replicas, rng)).collect())
 }
 
+/// What each broker has of the partitions placed so far: how many it leads, how many it holds.
+type Shares = BTreeMap<NodeId, (u32, u32)>;
+
 /// Brokers in a ring. Each partition begins one further than the one before.
 struct Ring {
     brokers: Vec<NodeId>,
     start: usize,
-    used: usize,
+    /// Those that the present partition has.
+    taken: Nodes,
 }
 
 impl Ring {
     fn new(brokers: Vec<NodeId>, rng: &Rng) -> Self {
         let start = usize::try_from(rng.below(brokers.len() as u64)).unwrap_or_default();
-        Self { brokers, start, used: 0 }
+        Self { brokers, start, taken: Nodes::new() }
     }
 
-    /// The next broker for the same partition.
-    fn next(&mut self) -> Option<NodeId> {
-        if self.used == self.brokers.len() {
-            return None;
-        }
-        let at = (self.start + self.used).checked_rem(self.brokers.len())?;
-        self.used += 1;
-        self.brokers.get(at).copied()
+    /// The brokers that the present partition does not have, from where it begins.
+    fn free(&self) -> impl Iterator<Item = NodeId> {
+        let (before, after) = self.brokers.split_at(self.start.min(self.brokers.len()));
+        after.iter().chain(before).copied().filter(|node| !self.taken.contains(node))
+    }
+
+    /// The next broker for the same partition: the one with the least of `shares` so far; of several the one that is
+    /// next.
+    fn next(&mut self, shares: &Shares, lead: bool) -> Option<NodeId> {
+        let share = |node: &NodeId| {
+            let (led, held) = shares.get(node).copied().unwrap_or_default();
+            (if lead { led } else { 0 }, held)
+        };
+        let node = self.free().min_by_key(share)?;
+        self.taken.push(node);
+        Some(node)
     }
 
     /// A new partition begins.
     fn turn(&mut self) {
         self.start = (self.start + 1).checked_rem(self.brokers.len()).unwrap_or_default();
-        self.used = 0;
+        self.taken.clear();
     }
 
     fn shuffle(&mut self, rng: &Rng) {
@@ -95,8 +107,8 @@ struct Rack {
 }
 
 impl Rack {
-    fn next(&mut self) -> Option<NodeId> {
-        self.active.next().or_else(|| self.fenced.next())
+    fn next(&mut self, shares: &Shares) -> Option<NodeId> {
+        self.active.next(shares, false).or_else(|| self.fenced.next(shares, false))
     }
 }
 
@@ -105,6 +117,7 @@ struct Racks {
     racks: Vec<Rack>,
     start: usize,
     placed: usize,
+    shares: Shares,
     active: usize,
     registered: usize,
 }
@@ -126,7 +139,7 @@ impl Racks {
         let rack = |(live, fenced)| Rack { active: Ring::new(live, rng), fenced: Ring::new(fenced, rng) };
         let racks: Vec<Rack> = by_rack.into_values().map(rack).collect();
         let start = usize::try_from(rng.below(racks.len() as u64)).unwrap_or_default();
-        Self { racks, start, placed: 0, active, registered }
+        Self { racks, start, placed: 0, shares: Shares::new(), active, registered }
     }
 
     fn next_partition(&mut self, replicas: usize, rng: &Rng) -> Nodes {
@@ -139,7 +152,7 @@ impl Racks {
         let mut nodes = Nodes::new();
         let mut at = self.start;
         for _ in 0..count {
-            let leader = self.racks.get_mut(at).and_then(|rack| rack.active.next());
+            let leader = self.racks.get_mut(at).and_then(|rack| rack.active.next(&self.shares, true));
             at = (at + 1).checked_rem(count).unwrap_or_default();
             if let Some(leader) = leader {
                 nodes.push(leader);
@@ -153,7 +166,7 @@ impl Racks {
                 if nodes.len() == replicas {
                     break;
                 }
-                if let Some(node) = self.racks.get_mut(at).and_then(Rack::next) {
+                if let Some(node) = self.racks.get_mut(at).and_then(|rack| rack.next(&self.shares)) {
                     nodes.push(node);
                     found = true;
                 }
@@ -162,6 +175,11 @@ impl Racks {
             if !found {
                 break;
             }
+        }
+        for (place, node) in nodes.iter().enumerate() {
+            let (led, held) = self.shares.entry(*node).or_default();
+            *led += u32::from(place == 0);
+            *held += 1;
         }
         self.placed += 1;
         self.start = (self.start + 1).checked_rem(count).unwrap_or_default();
