@@ -43,20 +43,20 @@ use crate::{
 const ELECTION: Duration = Duration::from_millis(500);
 
 /// A world with some nodes in it.
-struct World {
-    clock: Clock,
-    network: SimulatedNetwork,
-    cluster: MemoryCluster,
-    nodes: BTreeMap<i32, Node>,
-    disks: BTreeMap<i32, SimulatedDisk>,
+pub(super) struct World {
+    pub(super) clock: Clock,
+    pub(super) network: SimulatedNetwork,
+    pub(super) cluster: MemoryCluster,
+    pub(super) nodes: BTreeMap<i32, Node>,
+    pub(super) disks: BTreeMap<i32, SimulatedDisk>,
     lives: u64,
 }
 
-struct Node {
-    started: Started,
-    machine: String,
-    tasks: TaskScope,
-    connections: TaskScope,
+pub(super) struct Node {
+    pub(super) started: Started,
+    pub(super) machine: String,
+    pub(super) tasks: TaskScope,
+    pub(super) connections: TaskScope,
 }
 
 impl World {
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Three nodes that are all let in.
-    async fn of_three() -> Self {
+    pub(super) async fn of_three() -> Self {
         let mut world = Self::new(3);
         for node in 1..=3 {
             world.start(node).await;
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Starts a process of `node` on its machine.
-    async fn start(&mut self, node: i32) {
+    pub(super) async fn start(&mut self, node: i32) {
         let machine = format!("node{node}");
         self.lives += 1;
         let disk = self.disks.entry(node).or_insert_with(|| {
@@ -110,12 +110,12 @@ impl World {
         self.nodes.insert(node, Node { started, machine, tasks, connections });
     }
 
-    fn broker(&self, node: i32) -> &Arc<Broker> {
+    pub(super) fn broker(&self, node: i32) -> &Arc<Broker> {
         self.nodes[&node].started.broker()
     }
 
     /// The process of a node ends, as by `kill -9`.
-    fn kill(&mut self, node: i32) {
+    pub(super) fn kill(&mut self, node: i32) {
         let gone = self.nodes.remove(&node).unwrap();
         gone.tasks.kill();
         gone.connections.kill();
@@ -124,7 +124,7 @@ impl World {
         self.disks[&node].crash(Keep::All);
     }
 
-    fn cut(&self, node: i32) {
+    pub(super) fn cut(&self, node: i32) {
         for other in (1..=3).filter(|other| *other != node) {
             self.network.cut(&format!("node{node}"), &format!("node{other}"));
             self.network.cut(&format!("node{other}"), &format!("node{node}"));
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Waits until the image of every node is as wanted; returns how long it took.
-    async fn until(&self, what: &str, wanted: impl Fn(&Image) -> bool) -> Duration {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Image) -> bool) -> Duration {
         let begun = self.clock.now();
         loop {
             let mut images = self.nodes.values().map(|node| node.started.broker().image_arc());
@@ -149,7 +149,7 @@ impl World {
         }
     }
 
-    async fn create(&self, at: i32, name: &str) -> Result<CreateTopicsResponse, ForwardError> {
+    pub(super) async fn create(&self, at: i32, name: &str) -> Result<CreateTopicsResponse, ForwardError> {
         let topic = CreatableTopic::default()
             .with_name(topic_name(name.to_owned()))
             .with_num_partitions(3)
@@ -159,16 +159,16 @@ impl World {
         self.broker(at).forward(&request, &caller(), deadline).await
     }
 
-    fn controller(&self) -> i32 {
+    pub(super) fn controller(&self) -> i32 {
         self.cluster.leader().unwrap().0.0
     }
 }
 
-fn caller() -> Caller {
+pub(super) fn caller() -> Caller {
     Caller { principal: "User:ANONYMOUS".to_owned(), address: "127.0.0.1".parse().unwrap() }
 }
 
-fn live(image: &Image) -> usize {
+pub(super) fn live(image: &Image) -> usize {
     image.live_brokers().count()
 }
 

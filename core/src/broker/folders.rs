@@ -121,7 +121,7 @@ impl Folders {
     }
 
     /// Takes a folder away: first its name, so that a crash leaves nothing that looks like a partition.
-    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
         if !self.disk().exists(path) {
             return Ok(());
         }
@@ -137,17 +137,17 @@ impl Folders {
         self.disk().remove_dir_all(&gone)
     }
 
-    /// Takes a partition's folder away, if it is that partition's.
+    /// Takes a partition's folder away.
     pub(super) fn remove_partition(&mut self, topic: &str, partition: PartitionId) -> io::Result<()> {
         let name = partition_folder(topic, partition.index);
         let paths: Vec<PathBuf> =
             self.directories.iter().map(|directory| directory.path.join(&name)).collect();
-        for path in paths {
-            if read_topic(self.disk(), &path) == Some(partition.topic) {
-                self.remove(&path)?;
-            }
-        }
-        Ok(())
+        paths.iter().try_for_each(|path| self.remove_if(path, partition.topic))
+    }
+
+    /// Takes a folder away, if it is of that topic: another one of the same name may have taken its place.
+    pub(super) fn remove_if(&mut self, path: &Path, topic: TopicId) -> io::Result<()> {
+        if read_topic(self.disk(), path) == Some(topic) { self.remove(path) } else { Ok(()) }
     }
 }
 

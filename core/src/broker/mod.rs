@@ -28,6 +28,8 @@ mod syncs;
 
 #[cfg(test)]
 mod cluster_test;
+#[cfg(test)]
+mod replication_test;
 
 use std::sync::{Arc, OnceLock};
 

@@ -162,12 +162,12 @@ impl Reconciler {
     /// Folders of partitions that were deleted, or moved away, while this node was down. The image is as new as this
     /// process's registration, so that whatever it does not want is not wanted.
     fn remove_left_over(&mut self) {
-        for (_, path) in std::mem::take(&mut self.left_over) {
+        for (partition, path) in std::mem::take(&mut self.left_over) {
             tracing::info!(
                 "{}: the partition is not on this node any more; its folder is removed",
                 path.display()
             );
-            if let Err(error) = self.folders.remove(&path) {
+            if let Err(error) = self.folders.remove_if(&path, partition.topic) {
                 tracing::error!("{} cannot be removed: {error}", path.display());
             }
         }
