@@ -1,10 +1,11 @@
 //! The only place that names consensus backends.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use quorate_core::{
+    broker::observer::Observer,
     consensus::Consensus,
-    ids::DirectoryId,
+    ids::{DirectoryId, NodeId},
     metadata::configs::{Key, Kind, Scope},
     runtime::{Connection, Runtime},
 };
@@ -51,13 +52,19 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) peers: PeerConnections,
 }
 
-/// Constructs the backend that the configuration names: no disk, no network, no task, no waiting.
+/// Constructs the backend that the configuration names, or, on a node that is no controller, what follows the log of
+/// those that are: no disk, no network, no task, no waiting.
 ///
 /// # Errors
 /// A sentence that names the key whose value cannot be.
 pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
-    let name = ingredients.config.consensus.name.as_str();
+    let config = ingredients.config;
+    let name = config.consensus.name.as_str();
     check_name(name)?;
+    if !config.roles.controller {
+        let runtime = ingredients.runtime.clone();
+        return Ok(Box::new(Observer::new(runtime, config.node, ingredients.directory, voters(config))));
+    }
     match name {
         #[cfg(feature = "raftrs")]
         "raftrs" => raftrs(ingredients),
@@ -65,6 +72,10 @@ pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>,
         "etcd" => etcd(&ingredients),
         other => Err(format!("consensus={other}: this build cannot start it")),
     }
+}
+
+fn voters(config: &ServerConfig) -> BTreeMap<NodeId, String> {
+    config.voters.iter().map(|(node, endpoint)| (*node, endpoint.to_string())).collect()
 }
 
 #[cfg(feature = "raftrs")]
@@ -81,7 +92,7 @@ fn raftrs(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
         node: config.node,
         directory_id: directory,
         folder: config.metadata_dir.join("consensus").join("raftrs-1"),
-        voters: config.voters.iter().map(|(node, endpoint)| (*node, endpoint.to_string())).collect(),
+        voters: voters(config),
         incoming: peers,
         timings: Timings { heartbeat, election_min, election_max: election_min * 2 },
         runtime: runtime.clone(),

@@ -71,7 +71,7 @@ pub(crate) struct Readiness {
     pub(crate) ready: bool,
     /// What is waited for.
     pub(crate) state: State,
-    /// The same for a reader; absent where nothing is waited for.
+    /// The same for a reader; absent where nothing is waited for. A ready node may wait for an election.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     /// This node.
@@ -141,9 +141,10 @@ fn judge(progress: &Progress) -> (State, Option<String>) {
         return (State::Founding, Some(format!("awaited: {}", status.awaited())));
     }
     let leadership = progress.leadership;
+    let election = leadership.leaderless.map(|_| format!("awaited: {}", status.awaited()));
     let tolerated = leadership.changes > 0 && leadership.leaderless.is_some_and(|gap| gap < GRACE);
-    if leadership.leaderless.is_some() && !tolerated {
-        return (State::Electing, Some(format!("awaited: {}", status.awaited())));
+    if election.is_some() && !tolerated {
+        return (State::Electing, election);
     }
     if !progress.caught_up && !tolerated {
         let leader = leadership.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
@@ -154,7 +155,7 @@ fn judge(progress: &Progress) -> (State, Option<String>) {
         let reason = "awaited: the registration of this broker by the controller".to_owned();
         return (State::Registering, Some(reason));
     }
-    (State::Ready, None)
+    (State::Ready, election)
 }
 
 fn missing(peer: &Peer) -> Missing {
@@ -231,6 +232,7 @@ mod tests {
     fn an_election_alone_does_not_take_a_ready_node_out_of_service() {
         let short = readiness(NodeId(1), &leaderless(led(), Duration::from_secs(2), 3));
         assert_eq!((short.state, short.leaderless_ms), (State::Ready, Some(2000)));
+        assert_eq!(short.reason.as_deref(), Some("awaited: an election"));
         assert_eq!(readiness(NodeId(1), &leaderless(led(), GRACE, 3)).state, State::Electing);
     }
 

@@ -118,8 +118,12 @@ impl Client {
         let (requests, queue) = mpsc::channel(QUEUE_MAX);
         let (alive, dropped) = watch::channel(());
         let waiting: Waiting = Arc::new(Mutex::new(Some(VecDeque::new())));
-        tasks.spawn(send_all(write, queue, waiting.clone()));
-        tasks.spawn(receive_all(read, dropped, waiting.clone()));
+        tasks.spawn(until_stopping(tasks.clone(), send_all(write, queue, waiting.clone()), waiting.clone()));
+        tasks.spawn(until_stopping(
+            tasks.clone(),
+            receive_all(read, dropped, waiting.clone()),
+            waiting.clone(),
+        ));
         let (endpoint, client_id) = (names.0.to_owned(), names.1.to_owned());
         Self(Arc::new(Inner { endpoint, client_id, clock, requests, waiting, _alive: alive }))
     }
@@ -252,6 +256,16 @@ impl Client {
 
 fn served(key: ApiKey) -> Result<(&'static Api, i16), Malformed> {
     apis::find(key).map(|api| (api, api.max)).ok_or(Malformed::Version)
+}
+
+/// A client that somebody still holds must not keep its scope from ending.
+async fn until_stopping(tasks: TaskScope, work: impl Future<Output = ()>, waiting: Waiting) {
+    tokio::select! { biased;
+        () = tasks.stopping() => {
+            waiting.lock().take();
+        }
+        () = work => {}
+    }
 }
 
 /// Numbers and writes requests until the client is dropped or the connection fails.

@@ -92,3 +92,16 @@ async fn dropping_the_client_closes_the_connection() {
     drop(client);
     assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn a_scope_ends_although_a_client_is_still_held() {
+    let (near, _far) = tokio::io::duplex(4096);
+    let tasks = TaskScope::single_threaded();
+    let client = Client::over(Connection::Memory(near), &tasks, Clock::system(), ("test", "me"));
+    let request = MetadataRequest::default();
+    let clock = Clock::system();
+    let (answer, stopped) = tokio::join!(client.call(&request, SOON), clock.timeout(SOON, tasks.stop()));
+    assert!(matches!(answer, Err(ClientError::Closed(_))), "{answer:?}");
+    stopped.unwrap();
+    assert!(client.is_closed());
+}

@@ -161,10 +161,13 @@ impl Children {
     }
 }
 
+/// How a process ends that was asked to.
+pub(crate) const STOPPED: &str = "stopped";
+
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
-        (Some(0), _) => "stopped".to_owned(),
+        (Some(0), _) => STOPPED.to_owned(),
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(9)) => "killed by signal 9 (KILL)".to_owned(),
         (None, Some(signal)) => format!("killed by signal {signal}"),

@@ -31,7 +31,7 @@ use crate::{
     readiness::Readiness,
     signals::Signals,
 };
-use children::{Children, Ended, Who};
+use children::{Children, Ended, STOPPED, Who};
 use folder::{Folder, Wanted};
 use plan::Plan;
 use story::Story;
@@ -237,7 +237,8 @@ impl Cluster {
         let (name, log) = self.describe(ended.child.who);
         let led = matches!(ended.child.who, Who::Node(node) if self.story.leader() == Some(node));
         let role = if led { ", which led," } else { "" };
-        println!("{name} (pid {}){role} died: {}; its log: {}", ended.child.pid, ended.how, log.display());
+        let how = if ended.how == STOPPED { "somebody else told it to stop" } else { &ended.how };
+        println!("{name} (pid {}){role} died: {how}; its log: {}", ended.child.pid, log.display());
         match ended.child.who {
             Who::Node(number) => {
                 self.story.died(number, self.clock.now());
@@ -293,7 +294,7 @@ impl Cluster {
                 stopped = self.children.stop(who) => Some(stopped),
             };
             match stopped {
-                Some(how) => println!("{name}: {}", how.unwrap_or_else(|| "stopped".to_owned())),
+                Some(how) => println!("{name}: {}", how.unwrap_or_else(|| STOPPED.to_owned())),
                 None => {
                     println!("told twice: killing what still runs");
                     return self.children.kill_all().await;

@@ -259,7 +259,7 @@ mod tests {
             (config.node.0, config.voters.len(), config.inter_broker_listener.as_str()),
             (2, 3, "INTERNAL")
         );
-        assert!(config.listeners.iter().all(|listener| listener.bind.is_loopback()));
+        assert!(config.listeners.iter().all(|listener| listener.bind.host == "127.0.0.1"));
         assert_eq!(config.http.unwrap().port, 9104);
         assert_eq!(config.log_dirs, [Path::new("/data/node-2/data")]);
         assert_eq!(config.consensus.options.get("consensus.etcd.prefix").map(String::as_str), Some("/a\\b"));
