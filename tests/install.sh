@@ -38,7 +38,7 @@ again() {
 
 system_packages() {
     missing=
-    for pair in kcat:kcat mvn:maven python3:python3-venv java:default-jdk-headless cc:gcc make:make strace:strace; do
+    for pair in kcat:kcat mvn:maven python3:python3-venv java:default-jdk-headless cc:gcc make:make strace:strace openssl:openssl; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
     done
     if [ -n "$missing" ]; then

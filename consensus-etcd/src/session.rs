@@ -29,8 +29,18 @@ const REFUSED: Duration = Duration::from_secs(1);
 /// Whoever has lost a campaign waits for up to so long before the next.
 const JITTER_MS: u64 = 30;
 
+/// Answers whoever still waits when the sessions end, also where their task is dropped as in a crash.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.queue.close(ProposeError::Stopped);
+    }
+}
+
 /// Runs one session after the other until the backend stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
+    let _ending = Ending(shared.clone());
     let mut view = shared.view.watch();
     let first = tokio::select! { biased;
         () = shared.stopping() => return,

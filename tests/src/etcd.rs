@@ -40,16 +40,38 @@ impl Release {
     }
 }
 
-/// One etcd server, the only member of its cluster. Dropping it kills it.
+/// One etcd server, a member of its cluster, mostly the only one. Dropping it kills it.
 pub struct EtcdServer {
     release: Release,
     folder: TempDir,
     /// Counts the data folders: a restore makes a new one.
     life: u32,
-    client_port: u16,
-    peer_port: u16,
+    name: String,
+    ports: Ports,
+    /// Every member: `name=http://host:port,…`.
+    members: String,
     arguments: Vec<String>,
     child: Option<Child>,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    client: u16,
+    peer: u16,
+    /// Tells of the health without TLS.
+    metrics: u16,
+}
+
+impl Ports {
+    /// All of them are held until all are known, so that they differ.
+    fn free(members: usize) -> Vec<Self> {
+        let held: Vec<[TcpListener; 3]> = (0..members)
+            .map(|_| [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port")))
+            .collect();
+        let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
+        let ports = held.iter().map(|held| held.each_ref().map(port));
+        ports.map(|[client, peer, metrics]| Self { client, peer, metrics }).collect()
+    }
 }
 
 impl EtcdServer {
@@ -73,31 +95,48 @@ impl EtcdServer {
     /// If there is no folder or port to be had.
     #[must_use]
     pub fn stopped(release: Release, arguments: &[&str]) -> Self {
-        // Both are held until both are known, so that they differ.
-        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [client_port, peer_port] =
-            ports.each_ref().map(|port| port.local_addr().expect("an address").port());
-        Self {
+        Self::members(1, release, arguments).pop().expect("a member")
+    }
+
+    /// Starts a cluster of the current release and waits until every member serves.
+    #[must_use]
+    pub fn start_cluster(members: usize) -> Vec<Self> {
+        let mut servers = Self::members(members, Release::Current, &["--unsafe-no-fsync"]);
+        servers.iter_mut().for_each(Self::spawn);
+        servers.iter_mut().for_each(Self::wait_serving);
+        servers
+    }
+
+    fn members(count: usize, release: Release, arguments: &[&str]) -> Vec<Self> {
+        let ports = Ports::free(count);
+        let name = |number: usize| format!("member-{number}");
+        let members = ports.iter().enumerate();
+        let members: Vec<String> = members
+            .map(|(number, ports)| format!("{}=http://127.0.0.1:{}", name(number), ports.peer))
+            .collect();
+        let server = |(number, ports)| Self {
             release,
             folder: tempfile::tempdir().expect("a temporary folder"),
             life: 1,
-            client_port,
-            peer_port,
+            name: name(number),
+            ports,
+            members: members.join(","),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             child: None,
-        }
+        };
+        ports.into_iter().enumerate().map(server).collect()
     }
 
     /// Where clients connect: `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        format!("127.0.0.1:{}", self.ports.client)
     }
 
     /// Where other members would connect, which is no place for clients: `host:port`.
     #[must_use]
     pub fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer_port)
+        format!("127.0.0.1:{}", self.ports.peer)
     }
 
     /// Starts the server on its ports and data and waits until it serves.
@@ -105,26 +144,33 @@ impl EtcdServer {
     /// # Panics
     /// If it does not within half a minute.
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait_serving();
+    }
+
+    fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server runs");
+        let scheme =
+            if self.arguments.iter().any(|argument| argument == "--cert-file") { "https" } else { "http" };
         let (client, peer) =
-            (format!("http://{}", self.address()), format!("http://{}", self.peer_address()));
+            (format!("{scheme}://{}", self.address()), format!("http://{}", self.peer_address()));
         let log = std::fs::File::create(self.folder.path().join("etcd.log")).expect("a log file");
         let mut command = dying_with_parent(&self.release.binary());
         command
-            .args(["--name", "default", "--logger", "zap", "--log-level", "warn"])
+            .args(["--name", &self.name, "--logger", "zap", "--log-level", "warn"])
             // Fast elections inside etcd, which also permit short leases.
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
             .arg("--data-dir")
             .arg(self.data())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", self.ports.metrics)])
+            .args(["--initial-cluster", &self.members])
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
         self.child = Some(command.spawn().expect("etcd starts"));
-        self.wait_serving();
     }
 
     fn wait_serving(&mut self) {
@@ -142,7 +188,7 @@ impl EtcdServer {
 
     fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(self.address())?;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.ports.metrics))?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             stream.write_all(b"GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")?;
             let mut answer = String::new();
@@ -218,11 +264,27 @@ impl EtcdServer {
         file
     }
 
-    /// Replaces all data by a backup's, as `etcdutl snapshot restore` does, and serves it.
+    /// Replaces all data by a backup's, as `etcdutl snapshot restore` does, and serves it. Every member of a cluster
+    /// has to be restored.
     ///
     /// # Panics
     /// If the restore fails.
     pub fn restore(&mut self, backup: &Path) {
+        self.restore_data(backup);
+        self.restart();
+    }
+
+    /// [`EtcdServer::restore`] for all members of a cluster.
+    ///
+    /// # Panics
+    /// If a restore fails.
+    pub fn restore_cluster(servers: &mut [Self], backup: &Path) {
+        servers.iter_mut().for_each(|server| server.restore_data(backup));
+        servers.iter_mut().for_each(Self::spawn);
+        servers.iter_mut().for_each(Self::wait_serving);
+    }
+
+    fn restore_data(&mut self, backup: &Path) {
         self.kill();
         self.life += 1;
         let program = match self.release {
@@ -236,11 +298,11 @@ impl EtcdServer {
             .arg(backup)
             .arg("--data-dir")
             .arg(self.data())
-            .args(["--initial-cluster", &format!("default={peer}"), "--initial-advertise-peer-urls", &peer])
+            .args(["--name", &self.name, "--initial-cluster", &self.members])
+            .args(["--initial-advertise-peer-urls", &peer])
             .output()
             .expect("the restore runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        self.restart();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Conformance suite, cluster harness, history checker, simulator, benchmarks.
 
+pub mod certificates;
 pub mod clients;
 pub mod cluster;
 pub mod conformance;

@@ -7,4 +7,5 @@ mod etcd {
     mod history;
     mod log;
     mod outside;
+    mod storm;
 }

@@ -50,6 +50,7 @@ pub(super) struct World {
     clock: Clock,
     rng: Rng,
     tasks: TaskScope,
+    clients: TaskScope,
     model: Arc<Model>,
     links: BTreeMap<NodeId, Arc<Link>>,
     nodes: BTreeMap<NodeId, Node>,
@@ -73,6 +74,7 @@ impl World {
             clock,
             rng,
             tasks,
+            clients: TaskScope::single_threaded(),
             model,
         };
         ids().for_each(|node| world.start(node));
@@ -86,7 +88,7 @@ impl World {
             rng,
             disk: Arc::new(RealDisk),
             network: Arc::new(RealNetwork),
-            tasks: tasks.clone(),
+            tasks: tasks.child(),
         };
         let endpoints = vec!["model:1".to_owned()];
         let mut config = EtcdConfig::new(id, format!("node-{id}:1"), endpoints, runtime);
@@ -135,7 +137,7 @@ impl World {
                 let data = Bytes::from(format!("entry {}", self.proposals));
                 let (handle, oracle) = (node.handle.clone(), self.oracle.clone());
                 // Not the node's own task: its death must not end the client.
-                self.tasks.spawn(async move {
+                self.clients.spawn(async move {
                     let outcome = handle.propose(epoch, data.clone()).await;
                     drop(handle);
                     oracle.lock().proposed(data, outcome);
@@ -231,6 +233,13 @@ impl World {
         }
         self.heal();
         self.come_to_rest().await?;
+        let nodes = std::mem::take(&mut self.nodes);
+        for node in nodes.values() {
+            node.handle.shutdown().await;
+        }
+        // Every proposal has its answer by now, those of nodes that were killed too.
+        let answered = self.clock.timeout(CALM, self.clients.stop()).await;
+        answered.map_err(|_| "a proposal was never answered".to_owned())?;
         let mut oracle = self.oracle.lock();
         oracle.settle();
         if let Some(reason) = oracle.broken.take() {

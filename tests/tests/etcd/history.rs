@@ -90,3 +90,23 @@ async fn a_deleted_entry_is_a_hole_that_nobody_reads_over() {
     let sentence = reader.fails().await;
     assert!(sentence.contains("hole") && sentence.contains("entry 5"), "{sentence}");
 }
+
+#[tokio::test]
+async fn three_members_restored_from_an_old_backup_are_noticed() {
+    let mut members = EtcdServer::start_cluster(3);
+    let endpoints: Vec<String> = members.iter().map(EtcdServer::address).collect();
+    let with_all = |id: i32| {
+        let mut config = config(id, &endpoints[0], "/q");
+        config.endpoints.clone_from(&endpoints);
+        config
+    };
+    let node = start(with_all(1), Resume::default()).await;
+    filled(&node, 5).await;
+    let backup = members[1].back_up().await;
+    filled(&node, 9).await;
+    EtcdServer::restore_cluster(&mut members, &backup);
+    assert!(node.fails().await.contains("rewound"));
+    // A fresh node takes the restored log for what it is.
+    let other = start(with_all(2), Resume::default()).await;
+    filled(&other, 8).await;
+}

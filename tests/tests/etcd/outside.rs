@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{Client, Permission};
-use quorate_consensus_etcd::Credentials;
-use quorate_core::consensus::{LogIndex, ProposeError, Resume};
-use quorate_tests::etcd::{EtcdServer, Release};
+use quorate_consensus_etcd::{Credentials, Etcd, Tls};
+use quorate_core::consensus::{Consensus as _, Leader, LogIndex, ProposeError, Resume};
+use quorate_tests::{
+    certificates::Certificates,
+    etcd::{EtcdServer, Release},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::common::{Node, config, fresh, start, until, within};
@@ -129,4 +132,66 @@ async fn a_full_etcd_is_named_refuses_writes_and_keeps_reads() {
     assert_eq!(node.running.read_barrier().await, Ok(index));
     assert_eq!(node.applied(index).await.entries.len() as u64, index.0);
     assert!(node.status().awaited().contains("NOSPACE"));
+}
+
+#[tokio::test]
+async fn tls_demands_the_issuer_and_a_certificate_and_names_what_is_missing() {
+    let authority = Certificates::authority();
+    let (server, client) = (authority.sign("etcd"), authority.sign("broker"));
+    let issuer = authority.authority_file();
+    let files = [&server.cert, &server.key, &issuer].map(|file| file.to_str().unwrap().to_owned());
+    let [cert, key, ca] = files.each_ref().map(String::as_str);
+    let arguments = ["--cert-file", cert, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", ca];
+    let etcd = EtcdServer::start_with(Release::Current, &arguments);
+    let over_tls = |id: i32, tls: Tls| {
+        let mut config = config(id, &etcd.address(), "/q");
+        config.tls = Some(tls);
+        config
+    };
+    let with_issuer = Tls { ca_file: Some(issuer.clone()), ..Tls::default() };
+    let complete = Tls { cert_file: Some(client.cert), key_file: Some(client.key), ..with_issuer.clone() };
+    let right = start(over_tls(1, complete.clone()), Resume::default()).await;
+    let (epoch, _) = right.leads().await;
+    assert_eq!(right.propose(epoch, "secret").await, Ok(LogIndex(2)));
+    for (case, tls) in [
+        ("no certificate", with_issuer),
+        ("unknown issuer", Tls { ca_file: None, ..complete.clone() }),
+        ("another name", Tls { server_name: Some("elsewhere".to_owned()), ..complete.clone() }),
+    ] {
+        let wrong = start(over_tls(2, tls), Resume::default()).await;
+        println!("{case}: {}", wrong.problem("TLS").await);
+    }
+    let plain = fresh(3, &etcd.address(), "/q").await;
+    println!("plain to TLS: {}", plain.problem("https://").await);
+    let nowhere = Tls { ca_file: Some("/nowhere/ca.pem".into()), ..complete };
+    let missing = Box::new(Etcd::new(over_tls(4, nowhere)).unwrap());
+    let refused = missing.start(Resume::default()).await.err();
+    assert!(refused.is_some_and(|error| error.to_string().contains("/nowhere/ca.pem")));
+}
+
+#[tokio::test]
+async fn a_lost_member_of_three_stops_nothing_and_a_lost_majority_is_named() {
+    let mut members = EtcdServer::start_cluster(3);
+    let mut config = config(1, &members[0].address(), "/q");
+    config.endpoints.extend(members[1..].iter().map(EtcdServer::address));
+    let node = start(config, Resume::default()).await;
+    let (epoch, _) = node.leads().await;
+    assert_eq!(node.propose(epoch, "by three").await, Ok(LogIndex(2)));
+    members[0].kill();
+    let (epoch, _) = node.leads().await;
+    assert!(node.propose(epoch, "by two").await.is_ok());
+    until("the lost member is named", || node.status().peers[0].problem.is_some()).await;
+    assert!(node.status().peers[1..].iter().all(|peer| peer.problem.is_none()));
+    members[1].kill();
+    until("nobody leads", || {
+        node.running.leader_events().last().is_some_and(|event| event.leader == Leader::Unknown)
+    })
+    .await;
+    until("each member has its problem", || node.status().peers.iter().all(|peer| peer.problem.is_some()))
+        .await;
+    println!("no majority: {}", node.status().awaited());
+    members[0].restart();
+    let (epoch, opened_at) = node.leads_after(epoch).await;
+    assert!(node.propose(epoch, "by two again").await.is_ok());
+    assert_eq!(node.applied(opened_at).await.data().first().map(String::as_str), Some("by three"));
 }
