@@ -148,7 +148,7 @@ fn step(story: &mut Story, oracle: &mut Oracle, draw: Draw) {
 /// Registers a process, perhaps one that has lost data, or that comes from elsewhere.
 fn register(story: &mut Story, oracle: &mut Oracle, node: i32, b: u8, c: u8) {
     let mut command = registration(node, i32::from(b));
-    command.page_cache_lost = c % 4 == 0;
+    command.page_cache_lost = c.is_multiple_of(4);
     command.sync_failed = c % 8 == 1;
     if c % 16 == 2 {
         command.directories = vec![uuid(2, node, i32::from(b) + 1).into()];
