@@ -91,11 +91,19 @@ impl Session {
 
     /// Begins anew, on another connection: the leader knows nothing.
     pub(super) fn reset(&mut self) {
+        self.close();
+        for slot in self.slots.values_mut() {
+            slot.not_before = None;
+        }
+    }
+
+    /// The session is over; the next request opens another.
+    fn close(&mut self) {
         (self.id, self.epoch) = (0, 0);
         self.forgotten.clear();
         self.news = self.slots.keys().copied().collect();
         for slot in self.slots.values_mut() {
-            (slot.told, slot.asked, slot.not_before) = (None, None, None);
+            (slot.told, slot.asked) = (None, None);
         }
     }
 
@@ -207,6 +215,10 @@ impl Session {
         for fetched in answer.partitions {
             let TopicRef::Id(topic) = fetched.topic else { continue };
             self.take_in(PartitionId { topic, index: fetched.index }, &fetched, now);
+        }
+        if self.id == 0 {
+            // A leader ends a session that has lost its last partition.
+            self.close();
         }
         Ok(())
     }
