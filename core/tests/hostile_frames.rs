@@ -39,8 +39,12 @@ use uuid::Uuid;
 #[global_allocator]
 static ALLOCATIONS: PeakAlloc = PeakAlloc;
 
-const LIMITS: Limits =
-    Limits { request_bytes: 1 << 20, queued_bytes: 4 << 20, idle: Duration::from_secs(600) };
+const LIMITS: Limits = Limits {
+    request_bytes: 1 << 20,
+    queued_bytes: 4 << 20,
+    fetch_bytes: 1 << 20,
+    idle: Duration::from_secs(600),
+};
 
 /// What one request may cost besides a multiple of its bytes: buffers of the connection and the fixed answers.
 const FIXED_BYTES: usize = 1 << 20;
@@ -354,7 +358,14 @@ fn valid_bodies(version: i16, key: ApiKey) -> Option<BytesMut> {
             match key {
                 ApiKey::PRODUCE => ProduceRequest { acks: 1, ..ProduceRequest::default() }.encode(&mut body, version),
                 ApiKey::FETCH => FetchRequest::default().encode(&mut body, version),
-                ApiKey::API_VERSIONS if version > 4 => return None,
+                // Software, its version, no cluster, no node, no tags.
+                ApiKey::API_VERSIONS if version >= 3 => {
+                    body.extend_from_slice(&[2, b'a', 2, b'b']);
+                    if version >= 5 {
+                        body.extend_from_slice(&[0, 0xff, 0xff, 0xff, 0xff]);
+                    }
+                    body.put_u8(0);
+                }
                 $(ApiKey::$key => bodies::encode(&mut body, &<$request>::default(), key, version).ok()?,)*
                 _ => return None,
             }

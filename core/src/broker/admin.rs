@@ -1,12 +1,15 @@
-//! What clients ask of the controller: CreateTopics, DeleteTopics, IncrementalAlterConfigs. They come in an Envelope
-//! from whichever broker the client asked.
+//! What clients ask of the controller: CreateTopics, DeleteTopics, IncrementalAlterConfigs, DescribeQuorum. They come in
+//! an Envelope from whichever broker the client asked.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 
-use super::service::{ServeError, Service};
+use super::{
+    describe_quorum,
+    service::{ServeError, Service},
+};
 use crate::{
     controller::{
         ConfigPlan, Refusal, TopicPlan, TopicRequest, Topics, plan_configs, plan_deletion, plan_topics,
@@ -21,7 +24,8 @@ use crate::{
         apis::ApiKey,
         bodies::{
             self, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-            IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, create_topics_request,
+            DescribeQuorumRequest, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+            create_topics_request,
             create_topics_response::{CreatableTopicConfigs, CreatableTopicResult},
             delete_topics_response::DeletableTopicResult,
             incremental_alter_configs_response::AlterConfigsResourceResponse,
@@ -62,6 +66,11 @@ pub(super) async fn serve(
             let (response, index) = alter_configs(service, &request).await;
             bodies::encode(data, &response, key, version)?;
             (response.responses.iter().map(|resource| resource.error_code).collect(), index)
+        }
+        ApiKey::DESCRIBE_QUORUM => {
+            let request: DescribeQuorumRequest = bodies::decode_request(body, version)?;
+            bodies::encode(data, &describe_quorum(service.broker, &request), key, version)?;
+            (Vec::new(), None)
         }
         other => return Err(ServeError::NotServed(other)),
     };

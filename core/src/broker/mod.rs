@@ -19,6 +19,7 @@ mod observed;
 pub mod observer;
 mod outcomes;
 mod partitions;
+mod quorum;
 mod reconciler;
 mod registration;
 pub mod service;
@@ -43,6 +44,7 @@ pub use forward::{Caller, ControllerAt, ForwardError};
 pub use heartbeat::BrokerState;
 pub use observed::observe;
 pub use partitions::Partitions;
+pub use quorum::describe_quorum;
 pub use syncs::{Sync, Syncs};
 
 use crate::{

@@ -1,136 +1,54 @@
-//! DescribeQuorum (KIP-595, KIP-836, KIP-853): who may lead the metadata log, on any backend, in the words of Kafka's
-//! tool.
+//! DescribeQuorum (KIP-595, KIP-836, KIP-853): answered by the controller, which hears from the others, wherever it was
+//! asked.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::{
-    Handlers,
-    request::{Closed, Reply, Request},
+    Handlers, forwarding,
+    request::{Begun, Caller, Closed, Request},
 };
 use crate::{
-    broker::ControllerAt,
-    consensus::Status,
-    ids::{Epoch, LogIndex, NodeId},
-    metadata::Image,
-    protocol::{
-        bodies::{DescribeQuorumRequest, DescribeQuorumResponse, describe_quorum_response::*, text},
-        errors::ErrorCode,
-    },
+    broker::{ControllerAt, describe_quorum},
+    protocol::bodies::{DescribeQuorumRequest, DescribeQuorumResponse},
 };
 
-/// What Kafka calls the metadata log.
-const TOPIC: &str = "__cluster_metadata";
-
-/// Kafka's name of the controllers' listener, for the tool's eyes only.
-const LISTENER: &str = "CONTROLLER";
-
-pub(super) fn answer(handlers: &Handlers, request: &Request) -> Result<Reply, Closed> {
+pub(super) fn begin(handlers: &Arc<Handlers>, caller: &Caller, request: Request) -> Result<Begun, Closed> {
     let asked: DescribeQuorumRequest = request.decode()?;
-    let image = handlers.broker.image_arc();
-    let status = handlers.broker.consensus().map(|consensus| consensus.status()).unwrap_or_default();
-    let quorum = Quorum {
-        leader: leader(handlers),
-        node: handlers.broker.node(),
-        now_ms: handlers.broker.runtime.clock.wall_ms(),
-        version: request.version,
-        image: &image,
-        status: &status,
-    };
-    let topics = asked.topics.iter().map(|topic| {
-        let known = topic.topic_name.as_str() == TOPIC;
-        let partitions = topic.partitions.iter().map(|partition| match (known, partition.partition_index) {
-            (true, 0) => quorum.partition(),
-            (_, index) => failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, request.version),
+    let broker = handlers.broker.clone();
+    let is_elsewhere = matches!(*broker.controller_at().borrow(), ControllerAt::There { .. });
+    if !is_elsewhere {
+        let answer = older(describe_quorum(&broker, &asked), request.version);
+        return Ok(Begun::Ready(request.reply(&answer)));
+    }
+    let caller = forwarding::told(caller);
+    let deadline = broker.runtime.clock.now().plus(broker.config.timings.request);
+    Ok(Begun::later(async move {
+        let told = broker.forward(&asked, &caller, deadline).await;
+        let answer = told.unwrap_or_else(|error| {
+            tracing::debug!("the controller does not tell of the quorum: {error}");
+            describe_quorum(&broker, &asked)
         });
-        TopicData::default().with_topic_name(topic.topic_name.clone()).with_partitions(partitions.collect())
-    });
-    let mut response = DescribeQuorumResponse::default().with_topics(topics.collect());
-    if request.version >= 2 {
-        response.nodes = quorum.nodes();
+        request.reply(&older(answer, request.version))
+    }))
+}
+
+/// The answer as a version has it: times came with 1, names and directories with 2.
+fn older(mut answer: DescribeQuorumResponse, version: i16) -> DescribeQuorumResponse {
+    if version >= 2 {
+        return answer;
     }
-    Ok(request.reply(&response))
-}
-
-fn leader(handlers: &Handlers) -> Option<(NodeId, Epoch)> {
-    match &*handlers.broker.controller_at().borrow() {
-        ControllerAt::Unknown => None,
-        ControllerAt::Here { epoch } => Some((handlers.broker.node(), *epoch)),
-        ControllerAt::There { epoch, node, .. } => Some((*node, *epoch)),
-    }
-}
-
-fn failed(index: i32, error: ErrorCode, version: i16) -> PartitionData {
-    let failed = PartitionData::default()
-        .with_partition_index(index)
-        .with_error_code(error.0)
-        .with_leader_id(NodeId::NONE.0.into())
-        .with_leader_epoch(-1)
-        .with_high_watermark(-1);
-    if version >= 2 { failed.with_error_message(Some(text(error.to_string()))) } else { failed }
-}
-
-struct Quorum<'a> {
-    leader: Option<(NodeId, Epoch)>,
-    node: NodeId,
-    now_ms: i64,
-    version: i16,
-    image: &'a Image,
-    status: &'a Status,
-}
-
-impl Quorum<'_> {
-    fn partition(&self) -> PartitionData {
-        let Some((leader, epoch)) = self.leader else {
-            return failed(0, ErrorCode::NOT_LEADER_OR_FOLLOWER, self.version);
-        };
-        // The tool fails without a leader among the voters.
-        let mut voters: BTreeSet<NodeId> = self.status.voters.keys().copied().collect();
-        voters.insert(leader);
-        let observers = self.image.brokers.keys().filter(|node| !voters.contains(node));
-        PartitionData::default()
-            .with_leader_id(leader.0.into())
-            .with_leader_epoch(i32::try_from(epoch.0).unwrap_or(i32::MAX))
-            .with_high_watermark(offset(self.status.committed))
-            .with_current_voters(voters.iter().map(|node| self.replica(*node, leader)).collect())
-            .with_observers(observers.map(|node| self.replica(*node, leader)).collect())
-    }
-
-    fn replica(&self, node: NodeId, leader: NodeId) -> ReplicaState {
-        let mut told = ReplicaState::default().with_replica_id(node.0.into());
-        let peer = self.status.peers.iter().find(|peer| peer.node == Some(node));
-        let age = peer.and_then(|peer| peer.contact_age);
-        let here = node == self.node || node == leader;
-        let end = if here { Some(self.status.committed) } else { peer.and_then(|peer| peer.matched) };
-        told.log_end_offset = end.map_or(-1, offset);
-        if self.version >= 1 {
-            let since = age.and_then(|age| i64::try_from(age.as_millis()).ok()).map(|age| self.now_ms - age);
-            let at = if here { self.now_ms } else { since.unwrap_or(-1) };
-            told.last_fetch_timestamp = at;
-            told.last_caught_up_timestamp = if end == Some(self.status.committed) { self.now_ms } else { at };
+    answer.nodes = Vec::new();
+    answer.error_message = None;
+    for partition in answer.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        partition.error_message = None;
+        for replica in partition.current_voters.iter_mut().chain(&mut partition.observers) {
+            replica.replica_directory_id = Uuid::nil();
+            if version < 1 {
+                (replica.last_fetch_timestamp, replica.last_caught_up_timestamp) = (-1, -1);
+            }
         }
-        if self.version >= 2 {
-            let directory = self.image.brokers.get(&node).and_then(|broker| broker.directories.first());
-            told.replica_directory_id = directory.map_or(Uuid::nil(), |directory| directory.0);
-        }
-        told
     }
-
-    fn nodes(&self) -> Vec<Node> {
-        let node = |(node, endpoint): (&NodeId, &String)| {
-            let (host, port) = endpoint.rsplit_once(':')?;
-            let listener = Listener::default()
-                .with_name(text(LISTENER))
-                .with_host(text(host))
-                .with_port(port.parse().ok()?);
-            Some(Node::default().with_node_id(node.0.into()).with_listeners(vec![listener]))
-        };
-        self.status.voters.iter().filter_map(node).collect()
-    }
-}
-
-/// The end of a log that holds `last`, as Kafka counts: entries from 0.
-fn offset(last: LogIndex) -> i64 {
-    i64::try_from(last.0).unwrap_or(i64::MAX)
+    answer
 }

@@ -11,6 +11,8 @@ mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
 mod describe_quorum;
+#[cfg(test)]
+mod describe_test;
 mod describe_topic_partitions;
 mod fetch;
 mod forwarding;
@@ -69,6 +71,8 @@ pub struct Limits {
     pub request_bytes: usize,
     /// `queued.max.request.bytes`: of all connections together.
     pub queued_bytes: usize,
+    /// `fetch.max.bytes`.
+    pub fetch_bytes: usize,
     /// `connections.max.idle.ms`.
     pub idle: Duration,
 }
@@ -87,6 +91,7 @@ impl Handlers {
         let limits = Limits {
             request_bytes: bytes(number("socket.request.max.bytes", 100 << 20)),
             queued_bytes: bytes(number("queued.max.request.bytes", QUEUED_BYTES as u64)),
+            fetch_bytes: bytes(number("fetch.max.bytes", 57_671_680)),
             idle: Duration::from_millis(number("connections.max.idle.ms", 600_000)),
         };
         Self::with_limits(broker, limits)
@@ -161,7 +166,7 @@ impl Handlers {
             ApiKey::DESCRIBE_CLUSTER => ready(describe_cluster::answer(self, caller, &request)?),
             ApiKey::DESCRIBE_CONFIGS => ready(describe_configs::answer(self, &request)?),
             ApiKey::DESCRIBE_TOPIC_PARTITIONS => ready(describe_topic_partitions::answer(self, &request)?),
-            ApiKey::DESCRIBE_QUORUM => ready(describe_quorum::answer(self, &request)?),
+            ApiKey::DESCRIBE_QUORUM => describe_quorum::begin(self, caller, request),
             ApiKey::CREATE_TOPICS => create_topics::begin(self, caller, request),
             ApiKey::DELETE_TOPICS => delete_topics::begin(self, caller, request),
             ApiKey::INCREMENTAL_ALTER_CONFIGS => incremental_alter_configs::begin(self, caller, request),

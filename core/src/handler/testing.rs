@@ -34,8 +34,12 @@ use crate::{
     runtime::{Clock, Connection, RealDisk, RealNetwork, Rng, Runtime, TaskScope},
 };
 
-pub(super) const LIMITS: Limits =
-    Limits { request_bytes: 1 << 20, queued_bytes: 4 << 20, idle: Duration::from_secs(600) };
+pub(super) const LIMITS: Limits = Limits {
+    request_bytes: 1 << 20,
+    queued_bytes: 4 << 20,
+    fetch_bytes: 1 << 20,
+    idle: Duration::from_secs(600),
+};
 
 /// A broker that is node 1 of nothing yet.
 pub(super) fn broker() -> Arc<Broker> {

@@ -326,3 +326,18 @@ async fn a_replica_that_is_behind_the_log_is_told_where_it_begins() {
     assert_eq!(answer.partitions[0].error, ErrorCode::OFFSET_OUT_OF_RANGE);
     assert_eq!(answer.partitions[0].log_start, Offset(3));
 }
+
+#[tokio::test]
+async fn sessions_have_a_bound_and_replicas_come_before_consumers() {
+    let bench = Bench::new(DurabilityLevel::Replicated, &[1, 2]);
+    let mut peer = Peer::connect(&bench.handlers, "PLAINTEXT");
+    let asked = FetchRequest { max_wait_ms: 0, session_epoch: 0, ..request(vec![from(&bench, 0)]) };
+    for _ in 0..1000 {
+        assert_ne!(peer.fetch(&asked, VERSION).await.session_id, 0);
+    }
+    assert_eq!(peer.fetch(&asked, VERSION).await.session_id, 0, "the reader does without");
+    let mut follower = Peer::connect(&bench.handlers, "INTERNAL");
+    follower.hello(2, Purpose::Replication).await;
+    let asked = FetchRequest { replica: NodeId(2), ..asked };
+    assert_ne!(follower.fetch(&asked, VERSION).await.session_id, 0);
+}

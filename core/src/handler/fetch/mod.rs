@@ -35,9 +35,9 @@ use crate::{
     runtime::Moment,
 };
 
-/// The most bytes that one answer holds besides its first batch, whatever was asked for: Kafka's default of
-/// `fetch.max.bytes`, which also stands where that key is set to more.
-const BYTES_MAX: usize = 57_671_680;
+/// The most bytes that one answer holds besides its first batch, whatever was asked for and configured: a frame must
+/// stay well below what a client can take.
+const BYTES_MAX: usize = 128 << 20;
 
 /// Who fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,11 +121,10 @@ fn fetcher(caller: &Caller, asked: &FetchRequest) -> Result<Fetcher, ErrorCode> 
 
 fn limits(handlers: &Handlers, fetcher: Fetcher, asked: &FetchRequest) -> Limits {
     let configured = match fetcher {
-        Fetcher::Consumer => handlers.broker.setting("fetch.max.bytes").and_then(|text| text.parse().ok()),
-        Fetcher::Replica { .. } => None,
+        Fetcher::Consumer => handlers.limits.fetch_bytes,
+        Fetcher::Replica { .. } => BYTES_MAX,
     };
-    let asked = usize::try_from(asked.max_bytes).unwrap_or(0);
-    Limits { bytes: asked.min(configured.unwrap_or(BYTES_MAX)).min(BYTES_MAX) }
+    Limits { bytes: usize::try_from(asked.max_bytes).unwrap_or(0).min(configured).min(BYTES_MAX) }
 }
 
 /// A request under way.
