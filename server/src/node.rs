@@ -6,6 +6,7 @@ use quorate_core::{
     broker::{
         BoundListeners, Broker, BrokerState, NodeFacts,
         config::{ListenerConfig, ListenerPurpose},
+        directory_lock::{self, DirectoryLocks, LockError},
         meta_properties::{self, MetaError, MetaProperties},
         start::{Bound, Constructed, StartError, Started},
     },
@@ -54,6 +55,7 @@ pub(crate) fn run(config: &ServerConfig) -> Result<(), Failure> {
     let engine = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let entered = engine.enter();
     let runtime = Runtime::real();
+    let _locks = lock(config, &runtime)?;
     let folders = folders(config, &runtime)?;
     let (sender, peers) = mpsc::channel(peers::WAITING_MAX);
     let directory = folders.first().map(|folder| folder.directory).unwrap_or_default();
@@ -63,6 +65,14 @@ pub(crate) fn run(config: &ServerConfig) -> Result<(), Failure> {
     let surroundings = Surroundings::open(config, sockets, node.broker(), sender).map_err(Failure::new)?;
     drop(entered);
     engine.block_on(live(node, folders, surroundings))
+}
+
+/// Keeps other processes out of the folders, until the process ends.
+fn lock(config: &ServerConfig, runtime: &Runtime) -> Result<DirectoryLocks, Failure> {
+    directory_lock::lock(runtime, &config.log_dirs).map_err(|error| match error {
+        LockError::Twice(_) => Failure::config(error),
+        LockError::InUse(_) | LockError::System { .. } => Failure::new(error),
+    })
 }
 
 /// The log directories, made where they are missing; refused where they are not this node's.

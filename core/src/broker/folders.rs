@@ -5,13 +5,14 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::syncer::Dirty;
+use super::{checkpoints::Checkpoints, syncer::Dirty};
 use crate::{
     ids::{PartitionId, TopicId, base64_id, parse_base64_id},
-    log::{Handles, LogParts, PageCache, parse_partition_folder, partition_folder},
-    runtime::{Disk, Rng, Runtime, make_folder, read_file, replace_file},
+    log::{DiskHealth, Handles, LogParts, PageCache, parse_partition_folder, partition_folder},
+    runtime::{Clock, Disk, Rng, Runtime, make_folder, read_file, replace_file},
 };
 
 const METADATA: &str = "partition.metadata";
@@ -25,55 +26,83 @@ const OPEN_FILES: usize = 512;
 
 /// All log directories of a node.
 pub(super) struct Folders {
-    pub(super) parts: LogParts,
     pub(super) page_cache: PageCache,
-    directories: Vec<Directory>,
+    disk: Arc<dyn Disk>,
+    handles: Arc<Handles>,
+    clock: Clock,
+    directories: Vec<Counted>,
     rng: Rng,
 }
 
-struct Directory {
-    path: PathBuf,
-    dirty: Dirty,
+struct Counted {
+    directory: Arc<LogDirectory>,
     /// Partitions in it.
     count: usize,
 }
 
-/// A partition's folder, and where its syncs are asked for.
+/// One log directory, as the tasks that keep it share it.
+pub(super) struct LogDirectory {
+    pub(super) path: PathBuf,
+    /// What is to be synced.
+    pub(super) dirty: Dirty,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) health: Arc<DiskHealth>,
+}
+
+/// A partition's folder, and the directory that it is in.
 pub(super) struct Place {
     pub(super) path: PathBuf,
-    pub(super) dirty: Dirty,
+    pub(super) directory: Arc<LogDirectory>,
 }
 
 impl Folders {
     pub(super) fn new(runtime: &Runtime, paths: &[PathBuf], page_cache: PageCache) -> Self {
-        let directory = |path: &PathBuf| Directory { path: path.clone(), dirty: Dirty::default(), count: 0 };
+        let disk = &runtime.disk;
+        let directory = |path: &PathBuf| Counted {
+            directory: Arc::new(LogDirectory {
+                path: path.clone(),
+                dirty: Dirty::default(),
+                checkpoints: Checkpoints::new(disk.clone(), path),
+                health: Arc::default(),
+            }),
+            count: 0,
+        };
         Self {
-            parts: LogParts {
-                disk: runtime.disk.clone(),
-                handles: Handles::new(OPEN_FILES),
-                clock: runtime.clock.clone(),
-            },
             page_cache,
+            disk: disk.clone(),
+            handles: Handles::new(OPEN_FILES),
+            clock: runtime.clock.clone(),
             directories: paths.iter().map(directory).collect(),
             rng: runtime.rng.clone(),
         }
     }
 
-    /// What is to be synced in each directory.
-    pub(super) fn dirty(&self) -> Vec<Dirty> {
-        self.directories.iter().map(|directory| directory.dirty.clone()).collect()
+    /// The directories.
+    pub(super) fn directories(&self) -> Vec<Arc<LogDirectory>> {
+        self.directories.iter().map(|counted| counted.directory.clone()).collect()
+    }
+
+    /// What a log in a directory needs.
+    pub(super) fn parts(&self, directory: &LogDirectory) -> LogParts {
+        LogParts {
+            disk: self.disk.clone(),
+            handles: self.handles.clone(),
+            clock: self.clock.clone(),
+            health: directory.health.clone(),
+        }
     }
 
     fn disk(&self) -> &dyn Disk {
-        &*self.parts.disk
+        &*self.disk
     }
 
     /// Looks what is there: ends deletions that a crash has interrupted, and returns the partitions.
     pub(super) fn scan(&mut self) -> io::Result<Vec<(PartitionId, PathBuf)>> {
-        let disk = self.parts.disk.clone();
+        let disk = self.disk.clone();
         let mut found = Vec::new();
-        for directory in &mut self.directories {
+        for Counted { directory, count } in &mut self.directories {
             make_folder(&*disk, &directory.path)?;
+            directory.checkpoints.load()?;
             for name in disk.list(&directory.path)? {
                 let path = directory.path.join(&name);
                 if name.ends_with(DELETED) {
@@ -87,37 +116,39 @@ impl Folders {
                         tracing::warn!("{}: no {METADATA} that can be read; it is left alone", path.display())
                     }
                 }
-                directory.count += 1;
+                *count += 1;
             }
         }
         Ok(found)
     }
 
-    /// The folder of a partition. Made if it is not there, in the directory with the fewest; another partition's of the
+    /// The folder of a partition. What the checkpoints say of the name is forgotten with a folder that is new. Made if it is not there, in the directory with the fewest; another partition's of the
     /// same name is taken away.
     pub(super) fn place(&mut self, topic: &str, partition: PartitionId) -> io::Result<Place> {
         let name = partition_folder(topic, partition.index);
-        let disk = self.parts.disk.clone();
+        let disk = self.disk.clone();
         for at in 0..self.directories.len() {
-            let Some(directory) = self.directories.get(at) else { continue };
+            let Some(Counted { directory, .. }) = self.directories.get(at) else { continue };
             let path = directory.path.join(&name);
             if !disk.exists(&path) {
                 continue;
             }
             if read_topic(&*disk, &path) == Some(partition.topic) {
-                return Ok(Place { path, dirty: directory.dirty.clone() });
+                return Ok(Place { path, directory: directory.clone() });
             }
             self.remove(&path)?;
         }
-        let fewest = self.directories.iter_mut().min_by_key(|directory| directory.count);
-        let directory = fewest.ok_or_else(|| io::Error::other("there is no log directory"))?;
+        let fewest = self.directories.iter_mut().min_by_key(|counted| counted.count);
+        let Counted { directory, count } =
+            fewest.ok_or_else(|| io::Error::other("there is no log directory"))?;
+        directory.checkpoints.forget_durably(topic, partition.index)?;
         let path = directory.path.join(&name);
         disk.create_dir_all(&path)?;
         let content = format!("version: 0\ntopic_id: {}\n", base64_id(partition.topic.0));
         replace_file(&*disk, &path.join(METADATA), content.as_bytes())?;
         disk.sync_dir(&directory.path)?;
-        directory.count += 1;
-        Ok(Place { path, dirty: directory.dirty.clone() })
+        *count += 1;
+        Ok(Place { path, directory: directory.clone() })
     }
 
     /// Takes a folder away: first its name, so that a crash leaves nothing that looks like a partition.
@@ -130,8 +161,12 @@ impl Folders {
         self.disk().rename(path, &gone)?;
         if let Some(parent) = path.parent() {
             self.disk().sync_dir(parent)?;
-            if let Some(directory) = self.directories.iter_mut().find(|directory| directory.path == parent) {
-                directory.count = directory.count.saturating_sub(1);
+            let mut all = self.directories.iter_mut();
+            if let Some(Counted { directory, count }) = all.find(|counted| counted.directory.path == parent) {
+                *count = count.saturating_sub(1);
+                if let Some((topic, index)) = parse_partition_folder(&name) {
+                    directory.checkpoints.forget(topic, index);
+                }
             }
         }
         self.disk().remove_dir_all(&gone)
@@ -141,7 +176,7 @@ impl Folders {
     pub(super) fn remove_partition(&mut self, topic: &str, partition: PartitionId) -> io::Result<()> {
         let name = partition_folder(topic, partition.index);
         let paths: Vec<PathBuf> =
-            self.directories.iter().map(|directory| directory.path.join(&name)).collect();
+            self.directories.iter().map(|counted| counted.directory.path.join(&name)).collect();
         paths.iter().try_for_each(|path| self.remove_if(path, partition.topic))
     }
 

@@ -5,12 +5,15 @@
 
 mod admin;
 mod applier;
+mod checkpoints;
 pub mod config;
 mod controller;
+pub mod directory_lock;
 mod fetcher;
 mod folders;
 mod forward;
 mod heartbeat;
+mod housekeeping;
 mod image_file;
 mod isr;
 mod life;

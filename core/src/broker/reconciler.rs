@@ -131,8 +131,14 @@ impl Reconciler {
     ) -> Result<Arc<Replica>, String> {
         let settings = self.settings(image, topic);
         let place = self.folders.place(&topic.name, partition).map_err(|error| error.to_string())?;
-        let opening = Opening { page_cache: self.folders.page_cache, ..Opening::unknown() };
-        let opened = Log::open(&place.path, settings.log, &self.folders.parts, opening);
+        let directory = &place.directory;
+        let kept = directory.checkpoints.find(&topic.name, partition.index);
+        let opening = Opening {
+            recovery_point: kept.recovery_point,
+            log_start: kept.log_start,
+            page_cache: self.folders.page_cache,
+        };
+        let opened = Log::open(&place.path, settings.log, &self.folders.parts(directory), opening);
         let (log, recovery) = opened.map_err(|error: OpenError| error.to_string())?;
         if let Some(cut) = recovery.cut {
             let (topic, index) = (&topic.name, partition.index);
@@ -140,13 +146,17 @@ impl Reconciler {
         }
         let partitions = &self.broker.partitions;
         let duties = Duties {
-            sync: place.dirty,
+            sync: directory.dirty.clone(),
             proposals: partitions.proposals.clone(),
             news: partitions.news.clone(),
         };
         let place = (self.broker.node(), self.broker.runtime.clock.clone());
-        Replica::new(partition, topic.name.clone(), log, settings, place, duties)
-            .map_err(|error| error.to_string())
+        let replica = Replica::new(partition, topic.name.clone(), log, settings, place, duties)
+            .map_err(|error| error.to_string())?;
+        if let Some(high_watermark) = kept.high_watermark {
+            replica.resume_high_watermark(high_watermark);
+        }
+        Ok(replica)
     }
 
     /// From here on nothing of the partition is served.

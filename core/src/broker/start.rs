@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     BoundListeners, Broker, BrokerConfig, BrokerState, ControllerAt, NodeFacts, applier, controller, fetcher,
-    folders::Folders, heartbeat, image_file, isr, life::Life, reconciler, syncer,
+    folders::Folders, heartbeat, housekeeping, image_file, isr, life::Life, reconciler, syncer,
 };
 use crate::{
     consensus::{
@@ -214,8 +214,13 @@ fn spawn_records(broker: &Arc<Broker>) {
     let lost = torn || broker.facts().is_some_and(|facts| facts.page_cache_lost);
     let page_cache = if lost { PageCache::Lost } else { PageCache::Kept };
     let folders = Folders::new(&broker.runtime, &broker.config.log_dirs, page_cache);
-    for (number, dirty) in folders.dirty().into_iter().enumerate() {
-        tasks.spawn_thread(&format!("sync-{number}"), syncer::run(broker.clone(), dirty));
+    for (number, directory) in folders.directories().into_iter().enumerate() {
+        tasks.spawn_thread(&format!("sync-{number}"), syncer::run(broker.clone(), directory.dirty.clone()));
+        let checkpoints = housekeeping::keep_checkpoints(broker.clone(), directory.clone());
+        tasks.spawn_thread(&format!("checkpoint-{number}"), checkpoints);
+        let retention = housekeeping::keep_retention(broker.clone(), directory.clone());
+        tasks.spawn_thread(&format!("retention-{number}"), retention);
+        tasks.spawn(housekeeping::watch_disk(broker.clone(), directory));
     }
     tasks.spawn_thread("reconciler", reconciler::run(broker.clone(), folders));
     tasks.spawn(fetcher::run(broker.clone()));

@@ -162,6 +162,7 @@ impl Bench {
             disk: broker.runtime.disk.clone(),
             handles: Handles::new(16),
             clock: broker.runtime.clock.clone(),
+            health: Arc::default(),
         };
         let settings = Settings { durability, ..Settings::default() };
         let dir = folder.path().join("t-0");

@@ -186,6 +186,7 @@ impl Log {
             return Err(self.failure(error).into());
         }
         self.write += 1;
+        self.bytes_since_deep_sync += u64::from(pending.bytes);
         let write = self.write;
         let mut position = pending.position;
         for header in &pending.batches {

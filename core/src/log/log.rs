@@ -13,6 +13,7 @@ use super::{
     epochs::{EpochCache, EpochEnd},
     files::Files,
     handles::Handles,
+    health::DiskHealth,
     recent::Recent,
     segment::Segment,
     walk::WalkError,
@@ -31,6 +32,8 @@ pub struct LogParts {
     pub handles: Arc<Handles>,
     /// The wall clock, for segments whose records have no timestamps.
     pub clock: Clock,
+    /// What the logs of one directory find out about its disk.
+    pub health: Arc<DiskHealth>,
 }
 
 /// The disk failed.
@@ -95,6 +98,9 @@ pub struct Log {
     /// Whether an append is being written elsewhere.
     pub(super) appending: bool,
     pub(super) unusable: Option<Unusable>,
+    pub(super) health: Arc<DiskHealth>,
+    /// Bytes that were appended since the recovery point was raised.
+    pub(super) bytes_since_deep_sync: u64,
     pub(super) recent: Recent,
 }
 
@@ -200,7 +206,20 @@ impl Log {
         }
     }
 
+    /// What is known of the disk under it.
+    #[must_use]
+    pub fn health(&self) -> &DiskHealth {
+        &self.health
+    }
+
+    /// Bytes that were appended since the last sync of everything: what a restart would have to read at most.
+    #[must_use]
+    pub fn bytes_since_deep_sync(&self) -> u64 {
+        self.bytes_since_deep_sync
+    }
+
     pub(super) fn failure(&self, source: io::Error) -> DiskFailure {
+        self.health.note(&self.files.dir, &source);
         DiskFailure { path: self.files.dir.clone(), source }
     }
 

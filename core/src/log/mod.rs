@@ -22,6 +22,7 @@ mod durable_index;
 mod epochs;
 mod files;
 mod handles;
+mod health;
 mod index;
 #[expect(clippy::module_inception, reason = "the folder is the room, the file its main type")]
 mod log;
@@ -50,6 +51,7 @@ pub use append::{AppendError, Appended, PendingAppend};
 pub use config::LogConfig;
 pub use epochs::{EpochCache, EpochEnd, EpochFileError, EpochStart};
 pub use handles::Handles;
+pub use health::DiskHealth;
 pub use log::{Damage, DiskFailure, Log, LogParts, Unusable};
 pub use names::{parse_partition_folder, partition_folder};
 pub use opening::{Cut, OpenError, Opening, PageCache, Recovery};

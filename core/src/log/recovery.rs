@@ -61,6 +61,8 @@ impl Log {
             names_write: 1,
             appending: false,
             unusable: None,
+            health: parts.health.clone(),
+            bytes_since_deep_sync: 0,
             recent: Recent::default(),
         };
         let mut opener = Opener { log, opening, report: Recovery::default() };
@@ -418,6 +420,7 @@ impl Opener {
         if log.segments.is_empty() {
             log.segments.push(Segment::empty(log.end, log.clock.wall_ms()));
         }
+        log.bytes_since_deep_sync = self.report.checked_bytes;
         if log.end > trusted || self.report.indexes_rebuilt || self.report.cut.is_some() {
             log.mark_unsynced_from(resume);
         }

@@ -133,26 +133,24 @@ impl Log {
         everything: bool,
         into: &mut SmallVec<[Arc<dyn DiskFile>; 2]>,
     ) -> Result<(), DiskFailure> {
-        let Some(segment) = self.segments.get_mut(at) else { return Ok(()) };
-        let base = segment.base();
-        if let Some(unsynced) = &segment.unsynced {
-            let file = unsynced.file.clone().map_or_else(|| segment.file(&self.files), Ok);
-            into.push(file.map_err(|source| DiskFailure { path: self.files.path(base, Kind::Log), source })?);
-        }
-        if !everything || segment.indexes_write == 0 || !segment.is_created() {
-            return Ok(());
-        }
-        if let Err(error) = segment.write_indexes(&self.files, &self.config, false) {
-            return Err(match self.broken(at, error) {
-                WalkFailure::Disk(failure) => failure,
-                WalkFailure::Damaged(damage) => self.failure(io::Error::other(damage)),
-            });
-        }
-        for kind in [Kind::Index, Kind::TimeIndex] {
-            let file = self.files.open(base, kind);
-            into.push(file.map_err(|source| DiskFailure { path: self.files.path(base, kind), source })?);
-        }
-        Ok(())
+        let collected = self.in_segment(at, |segment, files, config| {
+            let base = segment.base();
+            if let Some(unsynced) = &segment.unsynced {
+                into.push(unsynced.file.clone().map_or_else(|| segment.file(files), Ok)?);
+            }
+            if !everything || segment.indexes_write == 0 || !segment.is_created() {
+                return Ok(());
+            }
+            segment.write_indexes(files, config, false)?;
+            for kind in [Kind::Index, Kind::TimeIndex] {
+                into.push(files.open(base, kind)?);
+            }
+            Ok(())
+        });
+        collected.map_err(|failure| match failure {
+            WalkFailure::Disk(failure) => failure,
+            WalkFailure::Damaged(damage) => self.failure(io::Error::other(damage)),
+        })
     }
 
     /// Notes that a job has run well; returns the synced end. A job that a truncation has overtaken changes nothing.
@@ -176,6 +174,7 @@ impl Log {
         self.synced = self.synced.max(job.end);
         if everything {
             self.recovery_point = self.recovery_point.max(job.end);
+            self.bytes_since_deep_sync = 0;
         }
         self.validate();
         self.synced

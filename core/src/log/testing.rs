@@ -48,7 +48,12 @@ impl Bench {
         let disk = SimulatedDisk::new(clock.clone(), Rng::seeded(seed));
         let dir = PathBuf::from("/data/orders-0");
         disk.mount(&dir).unwrap();
-        let parts = LogParts { disk: Arc::new(disk.clone()), handles: Handles::new(64), clock };
+        let parts = LogParts {
+            disk: Arc::new(disk.clone()),
+            handles: Handles::new(64),
+            clock,
+            health: Arc::default(),
+        };
         Self { disk, parts, dir, config: small() }
     }
 
@@ -70,7 +75,7 @@ impl Bench {
 pub(super) fn real(config: LogConfig) -> (tempfile::TempDir, Log) {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let parts = LogParts { disk, handles: Handles::new(64), clock: Clock::system() };
+    let parts = LogParts { disk, handles: Handles::new(64), clock: Clock::system(), health: Arc::default() };
     let log = Log::open(&folder.path().join("orders-0"), config, &parts, Opening::unknown()).unwrap().0;
     (folder, log)
 }

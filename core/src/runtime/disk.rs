@@ -112,6 +112,12 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn boot_id(&self) -> io::Result<String>;
+    /// Takes a lock that no other process can hold, on a file that is made if it does not exist. It is held until the
+    /// result is dropped or the process ends.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another process holds it; else as the system says.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes that can still be written below `path`.
     ///
     /// # Errors
@@ -222,6 +228,12 @@ impl Disk for RealDisk {
     fn boot_id(&self) -> io::Result<String> {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(id.trim().to_owned())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {

@@ -302,6 +302,14 @@ pub const BROKER_KEYS: &[Key] = &[
         doc: "How log lines are written to the standard error.",
     },
     Key {
+        name: "quorate.log.reserve.bytes",
+        kind: Kind::Long(0, i64::MAX),
+        default: Some("268435456"),
+        scope: Scope::ReadOnly,
+        doc: "Below so much free space in a log directory, in bytes, records of clients are refused; reads, deletions \
+        and the metadata go on.",
+    },
+    Key {
         name: "quorate.shards",
         kind: Kind::Int(1, 1024),
         default: None,

@@ -139,6 +139,15 @@ impl Replica {
         }))
     }
 
+    /// Takes in the high watermark that was known when the process ended before, as far as this replica's end that counts
+    /// goes. It is never used to cut a log; consumers see at once again what they had seen.
+    pub fn resume_high_watermark(&self, kept: Offset) {
+        let mut state = self.state.lock();
+        let end = state.own_end(&self.settings.load());
+        state.high_watermark = kept.min(end).max(state.log.start_offset());
+        self.publish(&state);
+    }
+
     /// Follows the replica's progress. Every change is seen, though not each by itself.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Progress> {

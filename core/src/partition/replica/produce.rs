@@ -68,6 +68,9 @@ pub enum ProduceError {
     /// The partition has no offsets left.
     #[error("the partition has no offsets left")]
     OffsetsUsedUp,
+    /// The log directory has too little space left.
+    #[error("the log directory has too little space left for records; see quorate.log.reserve.bytes")]
+    DiskFull,
     /// The disk failed or is full, or the log is out of service.
     #[error(transparent)]
     Storage(#[from] AppendError),
@@ -86,7 +89,7 @@ impl ProduceError {
             Self::Sequence(SequenceError::OutsideTransaction(_)) => ErrorCode::INVALID_TXN_STATE,
             Self::LargerThanSegment(_) => ErrorCode::RECORD_LIST_TOO_LARGE,
             Self::OffsetsUsedUp => ErrorCode::INVALID_RECORD,
-            Self::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::DiskFull | Self::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
         }
     }
 }
@@ -193,6 +196,9 @@ impl State {
             leader_epoch,
             is_duplicate: false,
         };
+        if self.log.health().is_full() {
+            return Err(ProduceError::DiskFull);
+        }
         if let Verdict::Duplicate(before) = self.producers.check(&produced.header)? {
             return Ok(Written {
                 base_offset: before.base_offset(),

@@ -59,7 +59,8 @@ impl Bench {
 
     fn open(&self, node: NodeId, page_cache: PageCache) -> Arc<Replica> {
         let disk = Arc::new(self.disks[index(node)].clone());
-        let parts = LogParts { disk, handles: Handles::new(16), clock: self.clock.clone() };
+        let parts =
+            LogParts { disk, handles: Handles::new(16), clock: self.clock.clone(), health: Arc::default() };
         let opening = Opening { page_cache, ..Opening::unknown() };
         let dir = PathBuf::from("/data/orders-0");
         let (log, _) = Log::open(&dir, self.settings.log, &parts, opening).unwrap();

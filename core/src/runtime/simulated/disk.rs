@@ -320,6 +320,11 @@ impl Disk for SimulatedDisk {
         Ok(format!("boot-{}", self.0.state.lock().power_cuts))
     }
 
+    /// One process at a time runs on a simulated machine: nobody else can hold a lock.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.open(path, Open::Write).map(|file| Box::new(file) as Box<dyn Send + Sync>)
+    }
+
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
         Ok(self.0.state.lock().free_bytes())
     }
