@@ -150,6 +150,17 @@ fn fenced_and_unknown_brokers_do_not_join() {
 }
 
 #[test]
+fn a_silent_follower_that_is_unfenced_joins_without_another_fetch() {
+    let mut leader = leading(&[ONE, TWO], 2, 0);
+    leader.brokers_changed(|node| everybody(node).filter(|_| node != THREE));
+    fetch(&mut leader, THREE, 10, 10, 10, START);
+    assert!(!leader.has_proposal());
+    leader.brokers_changed(everybody);
+    leader.expand(Offset(10));
+    assert!(leader.in_sync().may_contain(THREE));
+}
+
+#[test]
 fn a_process_that_is_not_the_registered_one_does_not_join() {
     let mut leader = leading(&[ONE], 1, 0);
     let at =

@@ -188,6 +188,7 @@ impl Replica {
         match &mut state.role {
             Role::Leader(leader) if wanted.leader == self.node && leader.epoch() == wanted.leader_epoch => {
                 leader.observe(wanted, now, active);
+                leader.expand(state.high_watermark);
             }
             _ if wanted.leader == self.node => {
                 let start = state.log.end_offset();
@@ -239,11 +240,14 @@ impl Replica {
         }
     }
 
-    /// Takes in who may be in an ISR.
+    /// Takes in who may be in an ISR. A follower that has everything and is silent because nothing is written joins
+    /// now: no Fetch of its own would come to ask for it.
     pub fn brokers_changed(self: &Arc<Self>, active: impl Fn(NodeId) -> Option<BrokerEpoch>) {
         let mut guard = self.state.lock();
+        let high_watermark = guard.high_watermark;
         if let Role::Leader(leader) = &mut guard.role {
             leader.brokers_changed(active);
+            leader.expand(high_watermark);
         }
         self.settle(guard, self.clock.now());
     }
