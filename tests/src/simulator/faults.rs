@@ -29,11 +29,12 @@ pub(super) async fn live(world: &mut World, options: Options) -> Result<(), Viol
         revive(world).await?;
     }
     heal(world).await?;
+    world.told.lock().finishing = true;
     let deadline = world.shared.clock.now().plus(Duration::from_millis(REST_MS));
     loop {
         watch(world, STEP * 10).await?;
         let restless = invariants::rest::restless(world);
-        let Some(restless) = restless else { break };
+        let Some(restless) = restless else { return invariants::rest::history(world) };
         if world.shared.clock.now() >= deadline {
             return Err(Violation::new(
                 40,
@@ -41,7 +42,6 @@ pub(super) async fn live(world: &mut World, options: Options) -> Result<(), Viol
             ));
         }
     }
-    Ok(())
 }
 
 async fn must_start(world: &mut World, node: NodeId) -> Result<(), Violation> {

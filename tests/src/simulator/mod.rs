@@ -4,9 +4,11 @@
 //! each, a simulated network, and the `memory` backend. Faults come by the seed while clients write and read; the
 //! [`invariants`] are looked at all the while, and once more after everything has been healed.
 
+mod client;
 mod faults;
 pub mod invariants;
 mod node;
+mod oracle;
 mod world;
 
 use std::fmt;
@@ -26,7 +28,7 @@ impl Options {
     /// A usual run.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { seed, faulty_ms: 15_000 }
+        Self { seed, faulty_ms: 10_000 }
     }
 }
 
@@ -54,13 +56,17 @@ pub struct Counts {
     pub controllers: u64,
     /// Entries of the metadata log.
     pub entries: u64,
+    /// Records that were acknowledged.
+    pub acked: u64,
+    /// Records of which the producer never learned what became of them.
+    pub unknown: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { faults, crashes, controllers, entries } = self.counts;
+        let Counts { faults, crashes, controllers, entries, acked, unknown } = self.counts;
         write!(f, "seed {}: {faults} faults, {crashes} crashes, {controllers} controllers, ", self.seed)?;
-        write!(f, "{entries} entries, trace {:016x}", self.trace)?;
+        write!(f, "{entries} entries, {acked} acked, {unknown} unknown, trace {:016x}", self.trace)?;
         if let Some(violation) = &self.violation {
             write!(f, "\n{violation}\nREPRODUCE: seed {}", self.seed)?;
         }

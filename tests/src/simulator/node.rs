@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) cluster: MemoryCluster,
     pub(super) seed: u64,
     pub(super) voters: BTreeMap<NodeId, String>,
+    /// What is on no machine: the network, and the clients.
+    pub(super) tasks: TaskScope,
 }
 
 /// The machine's name on the network.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,15 +12,17 @@ use quorate_core::{
         memory::{Elections, MemoryCluster, MemoryConfig},
     },
     runtime::{
-        Clock, Rng, TaskScope,
-        simulated::{Keep, SimulatedNetwork},
+        Clock, Disk, Rng, TaskScope,
+        simulated::{Keep, SimulatedDisk, SimulatedNetwork},
     },
 };
 
 use super::{
     Counts,
+    client::{self, Told},
     invariants::Observer,
     node::{Machine, Shared, name},
+    oracle::Oracle,
 };
 
 /// The Unix time at which every run begins.
@@ -29,6 +32,9 @@ pub(super) struct World {
     pub(super) shared: Shared,
     pub(super) machines: BTreeMap<NodeId, Machine>,
     pub(super) observer: Observer,
+    pub(super) oracle: Oracle,
+    /// What clients were told.
+    pub(super) told: Told,
     /// Chooses the faults.
     pub(super) rng: Rng,
     pub(super) counts: Counts,
@@ -39,7 +45,7 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let clock = Clock::simulated(WALL_MS).0;
         let tasks = TaskScope::single_threaded();
-        let network = SimulatedNetwork::new(clock.clone(), Rng::seeded(seed ^ 0x0E70), tasks);
+        let network = SimulatedNetwork::new(clock.clone(), Rng::seeded(seed ^ 0x0E70), tasks.clone());
         network.set_delay(Duration::ZERO..Duration::from_millis(3));
         let mut config = MemoryConfig::driven(3);
         config.founded = false;
@@ -48,12 +54,16 @@ impl World {
         config.voters = (1..=3).map(NodeId).map(|node| (node, format!("{}:9093", name(node)))).collect();
         let voters = config.voters.clone();
         let cluster = MemoryCluster::new(config, clock.clone(), Rng::seeded(seed ^ 0x3E3));
-        let shared = Shared { clock, network, cluster, seed, voters };
+        let shared = Shared { clock, network, cluster, seed, voters, tasks };
         let machines = shared.voters.keys().map(|&node| (node, Machine::new(&shared, node))).collect();
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new(shared.clock.clone(), Rng::seeded(0)));
+        let told = client::start(&shared, &disk);
         Self {
             shared,
             machines,
             observer: Observer::default(),
+            oracle: Oracle::default(),
+            told,
             rng: Rng::seeded(seed),
             counts: Counts::default(),
             cut_off: BTreeSet::new(),
@@ -129,9 +139,13 @@ impl World {
     }
 
     pub(super) fn counts(&self) -> Counts {
+        let told = self.told.lock();
+        let acked = told.acked() as u64;
         Counts {
             controllers: self.shared.cluster.newest_epoch().0,
             entries: self.shared.cluster.committed().0,
+            acked,
+            unknown: told.outcomes.len() as u64 - acked,
             ..self.counts
         }
     }

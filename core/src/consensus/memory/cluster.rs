@@ -3,11 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use crate::runtime::watch;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{MemoryConfig, nodes::Node, state::State};
 use crate::{
-    consensus::{Epoch, LogIndex, NodeId},
+    consensus::{Epoch, LogId, LogIndex, NodeId},
     runtime::{Clock, Rng},
 };
 
@@ -136,6 +137,12 @@ impl MemoryCluster {
         self.0.change(|state| state.forget(count));
     }
 
+    /// The log's name.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.0.look(|state| state.config.log_id)
+    }
+
     /// The newest epoch.
     #[must_use]
     pub fn newest_epoch(&self) -> Epoch {
@@ -158,6 +165,16 @@ impl MemoryCluster {
     #[must_use]
     pub fn committed(&self) -> LogIndex {
         self.0.look(|state| state.committed)
+    }
+
+    /// The committed entries after `after`, as far as any node still keeps them: what a test holds the nodes against.
+    #[must_use]
+    pub fn entries(&self, after: LogIndex) -> Vec<(LogIndex, Epoch, Bytes)> {
+        self.0.look(|state| {
+            let indexes = (after.0 + 1..=state.committed.0).map(LogIndex);
+            let entry = |index| state.entry(index).map(|entry| (index, entry.epoch, entry.data.clone()));
+            indexes.filter_map(entry).collect()
+        })
     }
 
     fn set(&self, node: NodeId, set: impl FnOnce(&mut Node)) {

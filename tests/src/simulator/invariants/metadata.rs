@@ -1,83 +1,49 @@
 //! The metadata: one history, the same image everywhere, epochs that only grow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use quorate_core::{
-    consensus::{Epoch, LogIndex, NodeId},
+    consensus::{Epoch, NodeId},
     ids::{BrokerEpoch, LeaderEpoch, PartitionId},
     metadata::{Image, image::Partition},
 };
 
 use super::{Violation, holds};
-use crate::simulator::world::World;
+use crate::simulator::{oracle::partitions, world::World};
 
-/// Images that have been seen, at any node.
+/// What was seen of the metadata.
 #[derive(Default)]
 pub(in crate::simulator) struct Seen {
-    images: BTreeMap<LogIndex, Arc<Image>>,
     leaders: BTreeMap<(PartitionId, LeaderEpoch), NodeId>,
     controllers: BTreeMap<Epoch, NodeId>,
-    registrations: BTreeMap<NodeId, BrokerEpoch>,
-    newest: LogIndex,
+    /// By node, how far its image had come when last looked at, and in which of its lives.
+    applied: BTreeMap<NodeId, (u64, u64)>,
 }
 
-/// Images that are kept for comparison: nodes are not further behind than this, or are compared by what they add up to.
-const KEPT: usize = 20_000;
-
 pub(super) fn look(world: &mut World) -> Result<(), Violation> {
-    let brokers: Vec<_> = world
-        .machines
-        .values()
-        .filter_map(|machine| Some((machine.node, machine.process.as_ref()?.broker.clone())))
-        .collect();
+    for (before, after) in world.oracle.follow(&world.shared.cluster)? {
+        alone(&after)?;
+        grows(&before, &after)?;
+        world.observer.metadata.one_leader_each(&after)?;
+    }
     let committed = world.shared.cluster.committed();
-    let seen = &mut world.observer.metadata;
-    for (node, broker) in brokers {
-        let image = broker.image_arc();
-        holds!(
-            36,
-            image.index <= committed,
-            "node {node} has applied {}, committed is {committed}",
-            image.index
-        );
-        if let Some(other) = seen.images.get(&image.index) {
-            let same = other.chain == image.chain && (Arc::ptr_eq(other, &image) || *other == image);
-            holds!(35, same, "node {node} has another image at entry {} than others had", image.index);
-            continue;
+    for machine in world.machines.values() {
+        let (node, Some(process)) = (machine.node, &machine.process) else { continue };
+        let image = process.broker.image_arc();
+        let index = image.index;
+        holds!(36, index <= committed, "node {node} has applied {index}, committed is {committed}");
+        let last = world.observer.metadata.applied.insert(node, (machine.lives, index.0));
+        let back = last.is_some_and(|(life, last)| life == machine.lives && last > index.0);
+        holds!(35, !back, "the image of node {node} went back to entry {index} from {last:?}");
+        if index.0 > 0 && last != Some((machine.lives, index.0)) {
+            let same = world.oracle.at(index).is_some_and(|oracle| **oracle == *image);
+            holds!(35, same, "node {node} has another image at entry {index} than the log says");
         }
-        alone(&image)?;
-        seen.images.insert(image.index, image.clone());
-        while seen.images.len() > KEPT {
-            seen.images.pop_first();
-        }
-        seen.follows(&image)?;
     }
     Ok(())
 }
 
 impl Seen {
-    /// What holds between an image and those before and after it, whichever node showed them.
-    fn follows(&mut self, image: &Arc<Image>) -> Result<(), Violation> {
-        let before = self.images.range(..image.index).next_back().map(|(_, before)| before.clone());
-        let after = self.images.range(image.index.next()..).next().map(|(_, after)| after.clone());
-        for (older, newer) in [(before, Some(image.clone())), (Some(image.clone()), after)]
-            .into_iter()
-            .filter_map(|(a, b)| Some((a?, b?)))
-        {
-            grows(&older, &newer)?;
-        }
-        self.one_leader_each(image)?;
-        if image.index > self.newest {
-            self.newest = image.index;
-            for broker in image.brokers.values() {
-                let last = self.registrations.insert(broker.node, broker.epoch);
-                let (node, epoch) = (broker.node, broker.epoch);
-                holds!(13, last <= Some(epoch), "broker {node} has epoch {epoch} after {last:?}");
-            }
-        }
-        Ok(())
-    }
-
     fn one_leader_each(&mut self, image: &Image) -> Result<(), Violation> {
         if let Some(controller) = &image.controller {
             let (epoch, node) = (controller.epoch, controller.node);
@@ -94,13 +60,6 @@ impl Seen {
         }
         Ok(())
     }
-}
-
-fn partitions(image: &Image) -> impl Iterator<Item = (PartitionId, &Partition)> {
-    image.topics.values().flat_map(|topic| {
-        let numbered = topic.partitions.iter().zip(0..);
-        numbered.map(|(partition, index)| (PartitionId { topic: topic.id, index }, partition))
-    })
 }
 
 /// What holds in one image.
@@ -130,27 +89,32 @@ fn alone(image: &Image) -> Result<(), Violation> {
     Ok(())
 }
 
-/// What holds between two images of one log.
-fn grows(older: &Image, newer: &Image) -> Result<(), Violation> {
-    for (id, before) in partitions(older) {
-        let Some(after) = newer.partition(id) else { continue };
-        let (old, new) = (before.leader_epoch, after.leader_epoch);
-        holds!(8, old <= new, "{id}: leader epoch {new} after {old}");
-        holds!(8, before.partition_epoch <= after.partition_epoch, "{id}: the partition epoch falls");
-        holds!(8, before.leader == after.leader || old < new, "{id}: another leader in leader epoch {old}");
-        let same = before.leader == after.leader && before.isr == after.isr;
-        let bumped = before.partition_epoch < after.partition_epoch;
+/// What holds between an image and the next.
+fn grows(before: &Image, after: &Image) -> Result<(), Violation> {
+    for (id, old) in partitions(before) {
+        let Some(new) = after.partition(id) else { continue };
+        let (old_epoch, epoch) = (old.leader_epoch, new.leader_epoch);
+        holds!(8, old_epoch <= epoch, "{id}: leader epoch {epoch} after {old_epoch}");
+        holds!(8, old.partition_epoch <= new.partition_epoch, "{id}: the partition epoch falls");
         holds!(
             8,
-            same || bumped,
-            "{id}: another leader or ISR in partition epoch {}",
-            before.partition_epoch
+            old.leader == new.leader || old_epoch < epoch,
+            "{id}: another leader in leader epoch {epoch}"
         );
+        let same = old.leader == new.leader && old.isr == new.isr;
+        let bumped = old.partition_epoch < new.partition_epoch;
+        holds!(8, same || bumped, "{id}: another leader or ISR in partition epoch {}", new.partition_epoch);
     }
-    for broker in older.brokers.values() {
-        let now = newer.broker_epoch(broker.node);
-        let (node, epoch) = (broker.node, broker.epoch);
-        holds!(13, now == BrokerEpoch::NONE || now >= epoch, "broker {node} has epoch {now} after {epoch}");
+    for old in before.brokers.values() {
+        let Some(new) = after.brokers.get(&old.node) else { continue };
+        let (node, epoch, last) = (old.node, new.epoch, old.epoch);
+        let same = old.incarnation == new.incarnation;
+        holds!(
+            13,
+            epoch >= last && epoch != BrokerEpoch::NONE,
+            "broker {node} has epoch {epoch} after {last}"
+        );
+        holds!(13, same || epoch > last, "another process of broker {node} has the same epoch {epoch}");
     }
     Ok(())
 }

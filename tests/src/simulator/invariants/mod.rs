@@ -1,7 +1,9 @@
 //! What must always hold, one file a group. Numbers are those of the checklist in `ARCHITECTURE.md`'s invariants.
 
 pub(super) mod metadata;
+pub(super) mod records;
 pub(super) mod rest;
+mod scan;
 
 use std::fmt;
 
@@ -42,9 +44,21 @@ pub(super) use holds;
 #[derive(Default)]
 pub(super) struct Observer {
     pub(super) metadata: metadata::Seen,
+    pub(super) records: records::Seen,
+    looks: u64,
 }
+
+/// Every so many looks, logs are read from end to end.
+const SCAN_EACH: u64 = 25;
 
 /// Looks at everything.
 pub(super) fn look(world: &mut World) -> Result<(), Violation> {
-    metadata::look(world)
+    metadata::look(world)?;
+    records::glance(world)?;
+    world.observer.looks += 1;
+    if world.observer.looks.is_multiple_of(SCAN_EACH) {
+        records::scan(world)?;
+    }
+    let told = world.told.lock().violation.clone();
+    told.map_or(Ok(()), Err)
 }

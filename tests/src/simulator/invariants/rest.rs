@@ -1,11 +1,19 @@
-//! Liveness: once faults stop, the cluster comes to rest.
+//! Once faults stop, the cluster comes to rest, and nothing that was acknowledged is missing.
 
 use quorate_core::broker::BrokerState;
 
-use crate::simulator::world::World;
+use super::{Violation, holds};
+use crate::{
+    history::{Anomaly, Read, anomalies},
+    simulator::{client, oracle::partitions, world::World},
+};
 
 /// Why the cluster is not at rest; `None` if it is.
 pub(in crate::simulator) fn restless(world: &World) -> Option<String> {
+    nodes(world).or_else(|| records(world)).or_else(|| clients(world))
+}
+
+fn nodes(world: &World) -> Option<String> {
     let Some((leader, epoch)) = world.shared.cluster.leader() else { return Some("nobody leads".to_owned()) };
     let committed = world.shared.cluster.committed();
     for machine in world.machines.values() {
@@ -31,4 +39,61 @@ pub(in crate::simulator) fn restless(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+fn records(world: &World) -> Option<String> {
+    let image = world.oracle.newest();
+    for (id, partition) in partitions(&image) {
+        if !partition.has_leader() || partition.isr.len() != partition.replicas.len() {
+            return Some(format!("{id}: leader {}, ISR {:?}", partition.leader, partition.isr));
+        }
+        for machine in world.machines.values() {
+            let node = machine.node;
+            let replica = machine.process.as_ref().and_then(|process| process.broker.partitions.get(id));
+            let Some(replica) = replica else { return Some(format!("{id} does not run on node {node}")) };
+            let now = replica.progress();
+            let true_end = world.observer.records.true_end(id);
+            if now.high_watermark != now.log_end || now.synced_end != now.log_end || now.log_end < true_end {
+                return Some(format!("{id} on node {node}: {now:?}, visible is {true_end}"));
+            }
+        }
+    }
+    None
+}
+
+fn clients(world: &World) -> Option<String> {
+    let told = world.told.lock();
+    if told.under_way > 0 {
+        return Some(format!("{} batches are neither acknowledged nor refused", told.under_way));
+    }
+    for (partition, end) in &told.visible {
+        let read = told.consumed.get(partition).copied().unwrap_or(0);
+        if read < *end {
+            return Some(format!("the consumer of partition {partition} has read up to {read} of {end}"));
+        }
+    }
+    let image = world.oracle.newest();
+    image.topic(client::TOPIC).is_none().then(|| "the topic was never made".to_owned())
+}
+
+/// What clients were told, against what can be read in the end.
+pub(in crate::simulator) fn history(world: &World) -> Result<(), Violation> {
+    let told = world.told.lock();
+    let read = |((partition, offset), value): (&(i32, i64), &String)| Read {
+        partition: *partition,
+        offset: *offset,
+        value: value.clone(),
+    };
+    let reads: Vec<Read> = told.reads.iter().map(read).collect();
+    for anomaly in anomalies(&told.outcomes, &reads) {
+        let invariant = match anomaly {
+            Anomaly::Lost(_) => 6,
+            Anomaly::Duplicate(_) | Anomaly::Reordered(..) => 27,
+            Anomaly::WrongOffset(_) | Anomaly::RealTime(..) => 17,
+            Anomaly::InconsistentOffset(..) | Anomaly::Invented(_) => 7,
+        };
+        return Err(Violation::new(invariant, format!("{anomaly:?}")));
+    }
+    holds!(40, told.acked() > 0, "nothing was acknowledged in the whole run");
+    Ok(())
 }

@@ -1,0 +1,62 @@
+//! What the metadata log says, applied by the test itself: every node's image must be one of these.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use quorate_core::{
+    consensus::{LogIndex, NodeId, memory::MemoryCluster},
+    ids::{LeaderEpoch, PartitionId},
+    metadata::{Image, apply, image::Partition},
+};
+
+use super::Violation;
+
+/// Every state of the metadata so far.
+#[derive(Default)]
+pub(super) struct Oracle {
+    images: BTreeMap<LogIndex, Arc<Image>>,
+    /// Who led each partition in each epoch.
+    pub(super) leaders: BTreeMap<(PartitionId, LeaderEpoch), NodeId>,
+}
+
+impl Oracle {
+    /// The newest state.
+    pub(super) fn newest(&self) -> Arc<Image> {
+        self.images.last_key_value().map(|(_, image)| image.clone()).unwrap_or_default()
+    }
+
+    /// The state after an entry.
+    pub(super) fn at(&self, index: LogIndex) -> Option<&Arc<Image>> {
+        self.images.get(&index)
+    }
+
+    /// Takes in what has been committed since, and returns the new states with the ones before them.
+    pub(super) fn follow(
+        &mut self,
+        cluster: &MemoryCluster,
+    ) -> Result<Vec<(Arc<Image>, Arc<Image>)>, Violation> {
+        if self.images.is_empty() {
+            self.images.insert(LogIndex(0), Arc::new(Image::new(cluster.log_id())));
+        }
+        let mut steps = Vec::new();
+        let mut image = self.newest();
+        for (index, epoch, data) in cluster.entries(image.index) {
+            let applied = apply(&image, index, epoch, &data);
+            let (next, _) = applied.map_err(|error| Violation::new(35, format!("entry {index}: {error}")))?;
+            let next = Arc::new(next);
+            steps.push((image, next.clone()));
+            image = next;
+            for (id, partition) in partitions(&image).filter(|(_, partition)| partition.has_leader()) {
+                self.leaders.entry((id, partition.leader_epoch)).or_insert(partition.leader);
+            }
+            self.images.insert(index, image.clone());
+        }
+        Ok(steps)
+    }
+}
+
+pub(super) fn partitions(image: &Image) -> impl Iterator<Item = (PartitionId, &Partition)> {
+    image.topics.values().flat_map(|topic| {
+        let numbered = topic.partitions.iter().zip(0..);
+        numbered.map(|(partition, index)| (PartitionId { topic: topic.id, index }, partition))
+    })
+}
