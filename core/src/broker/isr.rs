@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::Broker;
 use crate::{
-    ids::{LeaderEpoch, NodeId, PartitionEpoch, PartitionId, TopicId},
+    ids::{LeaderEpoch, LogIndex, NodeId, PartitionEpoch, PartitionId, TopicId},
     partition::{
         isr::{Effect, Proposal, Verdict},
         replica::Replica,
+        settings::Settings,
     },
     protocol::{
         bodies::{AlterPartitionRequest, AlterPartitionResponse, BrokerId, alter_partition_request as ask},
         errors::ErrorCode,
     },
+    runtime::Moment,
 };
 
 /// Changes that are asked for at once: a few hundred kilobytes of request, and one entry of the metadata log.
@@ -84,7 +86,13 @@ async fn ask_once(broker: &Arc<Broker>, wanting: &[Arc<Replica>]) -> Vec<Arc<Rep
     let request = request(broker, &asked);
     let deadline = broker.runtime.clock.now().plus(TIMEOUT);
     let mut verdicts = match broker.ask_controller(&request, deadline).await {
-        Ok((answer, _)) => verdicts(answer),
+        Ok((answer, index)) => {
+            if catch_up(broker, index, deadline, wanting).await {
+                verdicts(answer)
+            } else {
+                BTreeMap::new()
+            }
+        }
         Err(error) => {
             tracing::info!(%error, changes = asked.len(), "changes of in-sync replicas are not answered");
             BTreeMap::new()
@@ -99,6 +107,26 @@ async fn ask_once(broker: &Arc<Broker>, wanting: &[Arc<Replica>]) -> Vec<Arc<Rep
         }
     }
     again
+}
+
+/// Brings the replicas' settings to where the answer was decided. An answer may overtake a change of the minimum ISR
+/// that stands before it in the log: whoever leaves the ISR stays eligible by that minimum, so that a leader which took
+/// the smaller ISR with the older minimum could move the high watermark past a replica that may still be elected. False
+/// if this node's image does not come so far in time; the outcome counts as unknown then.
+async fn catch_up(
+    broker: &Broker,
+    index: Option<LogIndex>,
+    deadline: Moment,
+    wanting: &[Arc<Replica>],
+) -> bool {
+    let Some(index) = index else { return true };
+    let Ok(image) = broker.image_at(index, deadline).await else { return false };
+    for replica in wanting {
+        if let Some(topic) = image.topics.get(&replica.partition.topic) {
+            replica.reconfigure(Settings::of(&image, topic, broker.node(), &broker.config.file));
+        }
+    }
+    true
 }
 
 fn report(replica: &Replica, proposal: &Proposal, verdict: &Verdict) {

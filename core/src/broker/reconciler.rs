@@ -63,6 +63,9 @@ impl Reconciler {
             return;
         }
         let before = std::mem::replace(&mut self.done, image.clone());
+        // Configs before ISRs: whether a replica that leaves an ISR stays eligible depends on the minimum of that moment,
+        // and a leader that takes the smaller ISR with an older, lower minimum would move the high watermark past it.
+        self.follow_configs(&before, &image);
         // Names first: a topic that was created again may take the folder of the one that was deleted.
         for change in diff::topics(&before, &image) {
             if let TopicChange::Deleted(topic) = change {
@@ -88,7 +91,6 @@ impl Reconciler {
                 }
             }
         }
-        self.follow_configs(&before, &image);
         if diff::brokers(&before, &image).next().is_some() {
             for replica in self.broker.partitions.all() {
                 replica.brokers_changed(active(&image));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ids::NodeId,
+    ids::{LogIndex, NodeId},
     log::LogConfig,
     metadata::{
         Image,
@@ -22,6 +22,8 @@ use super::leader::LeaderRules;
 /// Settings of one topic. Plain data, shared by its replicas and replaced as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The image that they are of: a replica never goes back to those of an older one.
+    pub image: LogIndex,
     /// Whether ends that count are synced ends.
     pub durability: DurabilityLevel,
     /// What concerns the files.
@@ -44,6 +46,7 @@ impl Default for Settings {
     /// Kafka's defaults, and ours for durability.
     fn default() -> Self {
         Self {
+            image: LogIndex(0),
             durability: DurabilityLevel::Synced,
             log: LogConfig::default(),
             leader: LeaderRules { min_isr: 1, lag_max: Duration::from_secs(30) },
@@ -66,6 +69,7 @@ impl Settings {
         let policy = texts.topic("cleanup.policy").unwrap_or_default();
         let has_policy = |name: &str| policy.split(',').any(|part| part.trim() == name);
         Self {
+            image: image.index,
             durability: settings::durability(image, topic),
             log: texts.log(default.log, has_policy("delete")),
             leader: LeaderRules {

@@ -252,10 +252,13 @@ impl Replica {
         self.settle(guard, self.clock.now());
     }
 
-    /// Takes other settings.
+    /// Takes other settings, unless those that it has are of a newer image.
     pub fn reconfigure(self: &Arc<Self>, settings: Settings) {
-        self.settings.store(Arc::new(settings));
         let mut guard = self.state.lock();
+        if settings.image < self.settings.load().image {
+            return;
+        }
+        self.settings.store(Arc::new(settings));
         guard.log.reconfigure(settings.log);
         if let Role::Leader(leader) = &mut guard.role {
             leader.reconfigure(settings.leader);

@@ -292,6 +292,21 @@ async fn only_the_leader_of_the_epoch_that_the_reader_knows_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn settings_of_an_older_image_are_ignored() {
+    let bench = Bench::new(DurabilityLevel::Synced);
+    let with = |image: u64, min_isr: usize| {
+        let leader = LeaderRules { min_isr, ..bench.settings.leader };
+        Settings { image: LogIndex(image), leader, ..bench.settings }
+    };
+    let replica = &bench.replicas[0];
+    replica.reconfigure(with(12, 3));
+    replica.reconfigure(with(10, 1));
+    assert_eq!(replica.settings().leader.min_isr, 3);
+    replica.reconfigure(with(13, 1));
+    assert_eq!(replica.settings().leader.min_isr, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn state_of_an_older_leadership_is_ignored() {
     let mut bench = Bench::new(DurabilityLevel::Synced);
     let old = bench.state.clone();
