@@ -306,3 +306,7 @@ fn wish(partition: PartitionId, position: &Position, limits: &Limits) -> FetchPa
         ..FetchPartition::from(topic, partition.index, position.offset, limits.partition_bytes_max)
     }
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;
