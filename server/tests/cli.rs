@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -299,6 +299,52 @@ fn the_nodes_of_dev_die_with_it_even_on_kill_9_and_the_folder_starts_again() {
     dev.wait_line("all stopped");
     let log = fs::read_to_string(path.join("node-1/node.log")).unwrap();
     assert!(log.trim_end().ends_with("stopped"), "{log}");
+}
+
+/// Runs a client command against the cluster from `port` on; its standard output.
+fn client(port: u16, args: &[&str], input: &str) -> String {
+    let bootstrap = format!("127.0.0.1:{port},127.0.0.1:{},127.0.0.1:{}", port + 10, port + 20);
+    let mut command = quorate();
+    command.args(args).args(["--bootstrap-server", &bootstrap]).stdin(Stdio::piped());
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that reads nothing may have ended before it is written to.
+    let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+#[test]
+fn three_nodes_lose_their_leader_and_say_so_and_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, port) = (folder.path().join("data"), free_ports());
+    let mut dev = Dev::start(&path, port, 3);
+    assert!(dev.said.contains("replication factor 3, min in-sync replicas 2"), "{}", dev.said);
+    client(port, &["topic", "create", "t", "--partitions", "3"], "");
+    client(port, &["produce", "t", "--partition", "0"], "before\n");
+
+    let described = client(port, &["topic", "describe", "t"], "");
+    let first = described.lines().find(|line| line.contains("partition 0")).unwrap();
+    let leader: usize = first.split("leader ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let victim = dev.pids()[leader - 1];
+    kill_process(pid(victim), Signal::KILL).unwrap();
+    let died = dev.wait_line(&format!("(pid {victim})"));
+    assert!(died.starts_with(&format!("node {leader} ")) && died.contains("killed by signal 9"), "{died}");
+    let restart = dev.wait_line("start it again: ");
+    dev.wait_line("lead");
+    client(port, &["produce", "t", "--partition", "0"], "after\n");
+    assert_eq!(client(port, &["consume", "t", "--partition", "0"], ""), "before\nafter\n");
+
+    let line = restart.split_once("start it again: ").unwrap().1;
+    let mut again = Command::new("sh");
+    let log = fs::File::create(folder.path().join("again.log")).unwrap();
+    again.args(["-c", &format!("exec {line}")]).stderr(log).stdout(Stdio::null());
+    let mut again = again.spawn().unwrap();
+    dev.wait_line(&format!("node {leader} is back (pid {})", again.id()));
+    assert_eq!(dev.end(Signal::INT), Some(0));
+    assert!(dev.pids().into_iter().all(|node| !runs(node)));
+    kill_process(pid(again.id()), Signal::KILL).unwrap();
+    again.wait().unwrap();
 }
 
 #[test]

@@ -276,7 +276,9 @@ impl Cluster {
         let asked = self.plan.nodes.iter().map(|node| async {
             let address = node.http();
             let page = self.clock.timeout(ANSWER_MAX, fetch(&address, "/readyz")).await.ok()?.ok()?;
-            let answer: Readiness = serde_json::from_slice(&page.body).ok()?;
+            // Ready or not; anything else comes from somebody else.
+            let answered = matches!(page.code, 200 | 503);
+            let answer: Readiness = answered.then(|| serde_json::from_slice(&page.body).ok()).flatten()?;
             (answer.node == i32::from(node.node)).then_some((answer.node, answer))
         });
         join_all(asked).await.into_iter().flatten().collect()

@@ -12,12 +12,18 @@ use crate::readiness::Readiness;
 /// Nobody leading for this long is worth a line of its own.
 const LEADERLESS_WORTH_TELLING: Duration = Duration::from_secs(5);
 
+/// A node that somebody else started and that has not answered for this long is taken for dead: nobody here is told of
+/// its end.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// What is known of the nodes.
 #[derive(Debug)]
 pub(crate) struct Story {
     count: usize,
     /// Nodes whose process has ended.
     down: BTreeSet<i32>,
+    /// Nodes that somebody else started, and when each last answered.
+    elsewhere: BTreeMap<i32, Moment>,
     leader: Option<Led>,
     /// Deaths whose consequences have not been told.
     open: Vec<Death>,
@@ -44,6 +50,7 @@ impl Story {
         Self {
             count,
             down: BTreeSet::new(),
+            elsewhere: BTreeMap::new(),
             leader: None,
             open: Vec::new(),
             leaderless_since: None,
@@ -76,10 +83,25 @@ impl Story {
     pub(crate) fn seen(&mut self, answers: &BTreeMap<i32, Readiness>, now: Moment) -> Vec<String> {
         let mut lines = Vec::new();
         for (node, answer) in answers {
+            if let Some(last) = self.elsewhere.get_mut(node) {
+                *last = now;
+            }
             if self.down.remove(node) {
+                self.elsewhere.insert(*node, now);
                 self.open.retain(|death| death.node != *node);
                 lines.push(format!("node {node} is back (pid {}), started elsewhere", answer.pid));
             }
+        }
+        let silent = |last: &Moment| now.since(*last) >= SILENCE;
+        let gone: Vec<i32> =
+            self.elsewhere.iter().filter(|(_, last)| silent(last)).map(|(node, _)| *node).collect();
+        for node in gone {
+            self.elsewhere.remove(&node);
+            let role = if self.leader() == Some(node) { ", which led," } else { "" };
+            lines.push(format!(
+                "node {node}{role} died: it was started elsewhere and does not answer any more"
+            ));
+            self.died(node, now);
         }
         match self.leader_of(answers) {
             Some(led) => self.somebody_leads(led, now, &mut lines),
@@ -196,6 +218,20 @@ mod tests {
         let lines = story.seen(&answers(&[(2, Some(3), 6), (3, Some(3), 6)]), at(9500));
         let back = format!("node 2 is back (pid {}), started elsewhere", std::process::id());
         assert_eq!(lines, [back.as_str(), "node 3 leads now (epoch 6); nobody led for 9500 ms"]);
+    }
+
+    #[test]
+    fn the_silence_of_a_node_that_was_started_elsewhere_is_its_death() {
+        let mut story = three_led_by_one();
+        story.died(2, at(0));
+        story.seen(&answers(&[(1, Some(1), 4)]), at(10));
+        assert_eq!(story.seen(&answers(&[(1, Some(1), 4), (2, Some(1), 4)]), at(5000)).len(), 1);
+        let alone = answers(&[(1, Some(1), 4)]);
+        assert!(story.seen(&alone, at(5900)).is_empty(), "it may be slow");
+        let lines = story.seen(&alone, at(6000));
+        assert_eq!(lines[0], "node 2 died: it was started elsewhere and does not answer any more");
+        assert!(lines[1].starts_with("node 1 still leads"), "{lines:?}");
+        assert!(story.seen(&alone, at(9000)).is_empty());
     }
 
     #[test]
