@@ -1,7 +1,10 @@
 //! A session: a lease, the announcement as a candidate, campaigns, and the leadership while it lasts. A lost session
 //! is never taken up again; the next one is another candidate with another token, and leads another epoch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -102,7 +105,14 @@ impl<'a> Session<'a> {
     async fn open(shared: &'a Shared, former: Option<&'a Bytes>, resigned: Option<Resigned>) -> Option<Self> {
         let sent = shared.runtime.clock.now();
         let ttl_s = i64::try_from(shared.ttl.as_secs()).unwrap_or(i64::MAX);
-        let (lease, _) = shared.store.grant(ttl_s).await.ok()?;
+        let (lease, granted_s) = shared.store.grant(ttl_s).await.ok()?;
+        if granted_s > ttl_s && !shared.told_of_ttl.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                node = %shared.node,
+                "etcd grants leases of {granted_s} s where consensus.etcd.lease.ttl.s is {ttl_s}: a dead leader is replaced \
+                 only then; lower etcd's --election-timeout to change that"
+            );
+        }
         shared.contacted();
         let (node, endpoint) = (shared.node, shared.endpoint.clone());
         let me = Candidate { node, endpoint, token: shared.runtime.rng.uuid(), lease };

@@ -1,6 +1,9 @@
 //! What the tasks of one backend share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) refresh: Notify,
     /// Cancelled when the backend has failed for good.
     pub(crate) ended: CancellationToken,
+    /// Whether it was said that etcd's leases are longer than configured.
+    pub(crate) told_of_ttl: AtomicBool,
     known: Mutex<Known>,
     contact: Mutex<Option<Moment>>,
     fatal: Mutex<Option<String>>,
@@ -82,6 +87,7 @@ impl Shared {
             resigned: Watched::new(Epoch(0)),
             refresh: Notify::new(),
             ended: CancellationToken::new(),
+            told_of_ttl: AtomicBool::new(false),
             known: Mutex::new(Known { log: resume.log_id, index: resume.applied, chain: resume.chain }),
             contact: Mutex::new(None),
             fatal: Mutex::new(None),

@@ -190,3 +190,20 @@ async fn a_late_reader_gets_the_snapshot_and_the_tail() {
     let entry = within("an entry", stream.next()).await;
     assert!(matches!(entry, Some(Committed::Entry { index: LogIndex(32), .. })), "{entry:?}");
 }
+
+#[tokio::test]
+async fn a_node_that_does_not_campaign_reads_and_never_leads() {
+    let etcd = EtcdServer::start();
+    let mut quiet = config(2, &etcd.address(), "/q");
+    quiet.campaigns = false;
+    let reader = start(quiet, Resume::default()).await;
+    // Nobody else is there: whoever could lead would do so by now.
+    quorate_core::runtime::Clock::system().sleep(std::time::Duration::from_secs(1)).await;
+    assert!(reader.running.leader_events().last().is_none());
+    let leader = fresh(1, &etcd.address(), "/q").await;
+    let (epoch, _) = leader.leads().await;
+    assert_eq!(leader.propose(epoch, "a").await, Ok(LogIndex(2)));
+    assert_eq!(reader.applied(LogIndex(2)).await.data(), ["a"]);
+    let voters: Vec<NodeId> = reader.status().voters.into_keys().collect();
+    assert_eq!(voters, [NodeId(1)], "the leader is a voter, a reader is none");
+}
