@@ -266,6 +266,12 @@ impl State {
 /// What the cluster says to a fresh folder.
 fn refusal(me: &Claim, charter: &Charter) -> String {
     match charter.founders.get(&me.node) {
+        Some(founder) if founder.directory == me.directory => format!(
+            "is of the cluster {}, which knows node {} with this very directory, but the consensus folder in it is \
+             empty, so that its votes and entries are lost; bring the old data back, or empty the data directory, \
+             and remove this voter and add it again",
+            charter.log, me.node
+        ),
         Some(founder) => format!(
             "is of the cluster {}, which knows node {} with the directory {} and not with this empty one ({}); \
              bring the old data back, or remove this voter and add it again",

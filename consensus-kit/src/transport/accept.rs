@@ -84,6 +84,7 @@ async fn hear(inner: &Inner, hello: &Hello) -> Result<(), String> {
     founding.meet(hello.claim.clone()).await.map_err(|error| error.to_string())?;
     if let (Purpose::Messages, Some(_), Phase::Final(charter)) =
         (hello.purpose, hello.to_directory, &hello.claim.phase)
+        && hello.to_learner
     {
         founding.invite(charter.clone()).await.map_err(|error| error.to_string())?;
     }
@@ -97,6 +98,14 @@ fn refusal(inner: &Inner, hello: &Hello) -> Option<String> {
     }
     let caller = &hello.claim;
     let (mine, its) = (inner.founding.claim().phase, &caller.phase);
+    if let (Phase::Fresh, Phase::Final(_)) = (&mine, its) {
+        // It is addressed by its directory, but remembers nothing.
+        return Some(format!(
+            "the consensus folder of node {} was emptied, so that its votes and entries are lost; \
+             bring the old data back, or empty the data directory, and remove and add this voter",
+            inner.config.node
+        ));
+    }
     let (Phase::Final(Charter { log, .. }), Phase::Final(other)) = (&mine, its) else {
         return Some(format!("node {} is not of a founded cluster yet", inner.config.node));
     };

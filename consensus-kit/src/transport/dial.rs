@@ -37,6 +37,7 @@ pub(super) async fn dial(inner: &Inner, call: Call<'_>) -> Result<(Connection, C
         claim: inner.founding.claim(),
         to: call.to,
         to_directory: call.directory,
+        to_learner: inner.is_learner(call.to),
         member_since: inner.member(inner.config.node).map_or(LogIndex(0), |member| member.since),
     };
     let mut out = PREAMBLE.to_vec();

@@ -32,6 +32,8 @@ pub(super) struct Hello {
     /// Whom the caller wants to reach: a wrong address or an emptied folder shows here.
     pub(super) to: NodeId,
     pub(super) to_directory: Option<DirectoryId>,
+    /// The caller knows the other as a learner, which may be empty. A voter may not.
+    pub(super) to_learner: bool,
     /// The entry that made the caller a member.
     pub(super) member_since: LogIndex,
 }
@@ -70,6 +72,8 @@ struct WireHello {
     to_directory: Vec<u8>,
     #[prost(uint64, tag = "6")]
     member_since: u64,
+    #[prost(bool, tag = "7")]
+    to_learner: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -117,6 +121,7 @@ impl Hello {
             to: self.to.0,
             to_directory: self.to_directory.map(|id| id.0.as_bytes().to_vec()).unwrap_or_default(),
             member_since: self.member_since.0,
+            to_learner: self.to_learner,
         }
         .encode_to_vec()
     }
@@ -138,6 +143,7 @@ impl Hello {
             to: NodeId(wire.to),
             to_directory,
             member_since: LogIndex(wire.member_since),
+            to_learner: wire.to_learner,
         })
     }
 }
@@ -179,6 +185,7 @@ mod tests {
             to: NodeId(0),
             to_directory: Some(directory),
             member_since: LogIndex(3),
+            to_learner: true,
         };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         let answer = Answer { claim, refused: Some("no".into()) };

@@ -204,6 +204,10 @@ impl Inner {
         self.members.lock().membership.member(node).cloned()
     }
 
+    fn is_learner(&self, node: NodeId) -> bool {
+        self.members.lock().membership.learners.contains_key(&node)
+    }
+
     /// Waits for something that a peer does, as long as its patience.
     async fn in_time<T>(
         &self,

@@ -1,8 +1,8 @@
 //! Who becomes a cluster, and who does not.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use quorate_core::runtime::simulated::Keep;
+use quorate_core::runtime::{Disk as _, simulated::Keep};
 
 use super::lab::{Lab, SECOND};
 
@@ -94,4 +94,23 @@ async fn a_node_that_is_no_voter_waits_to_be_added() {
     lab.clock.sleep(Duration::from_secs(5)).await;
     let status = stranger.status();
     assert!(status.log_id.is_none() && status.awaited().contains("not added to yet"), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_whose_consensus_folder_alone_was_emptied_is_no_voter_either() {
+    let mut lab = Lab::new(5, &[0, 1, 2]);
+    lab.start_all().await;
+    lab.commit("one").await;
+    let (leader, _) = lab.leader().unwrap();
+    let victim = (leader + 1) % 3;
+    lab.crash(victim, Keep::All);
+    lab.disk(victim).remove_dir_all(Path::new("/data/raft")).unwrap();
+    lab.start(victim).await;
+    lab.commit("two").await;
+    lab.clock.sleep(5 * SECOND).await;
+    let status = lab.running(victim).status();
+    assert!(status.log_id.is_none(), "{status:?}");
+    assert!(status.awaited().contains("votes and entries are lost"), "{}", status.awaited());
+    let missing = lab.running(lab.leader().unwrap().0).status().awaited();
+    assert!(missing.contains("was emptied"), "{missing}");
 }
