@@ -18,6 +18,8 @@
 
 mod append;
 mod config;
+#[cfg(test)]
+mod damage_test;
 mod durable_index;
 mod epochs;
 mod files;

@@ -264,10 +264,13 @@ impl Log {
     /// A part of a segment, its checksums verified.
     fn region(&mut self, at: usize, position: u32, len: u32) -> Result<Region, ReadError> {
         let range = position..position.saturating_add(len);
-        let file = self.in_segment(at, |segment, files, _| {
-            segment.verify(files, range)?;
-            Ok(segment.file(files)?)
-        })?;
+        let limit = self.segments.get(at + 1).map_or(self.end, super::segment::Segment::base);
+        let Some(segment) = self.segments.get_mut(at) else {
+            return Err(self.failure(io::Error::other("no such segment")).into());
+        };
+        let verified = segment.verify(&self.files, range, limit, &self.epochs);
+        let file = verified.and_then(|()| Ok(segment.file(&self.files)?));
+        let file = file.map_err(|error| self.broken(at, error))?;
         Ok(Region { file, position: u64::from(position), len: len as usize })
     }
 }

@@ -4,6 +4,7 @@ use std::{io, ops::Range, sync::Arc};
 
 use super::{
     config::LogConfig,
+    epochs::EpochCache,
     files::Files,
     index::{Indexes, OffsetEntry, TimeEntry},
     names::Kind,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     ids::Offset,
-    protocol::batch::{BatchHeader, NO_TIMESTAMP},
+    protocol::batch::{BatchError, BatchHeader, NO_TIMESTAMP},
     runtime::DiskFile,
 };
 
@@ -356,9 +357,16 @@ impl Segment {
         Ok(())
     }
 
-    /// Verifies the checksums of the batches in `range`, whose ends are borders of batches or cut the last one, unless
-    /// that was done since the process started.
-    pub(super) fn verify(&mut self, files: &Files, range: Range<u32>) -> Result<(), WalkError> {
+    /// Verifies the batches in `range`, whose ends are borders of batches or cut the last one, unless that was done since
+    /// the process started: their checksums, and their offsets and epochs, which lie outside of those. All of them end
+    /// at or before `limit`.
+    pub(super) fn verify(
+        &mut self,
+        files: &Files,
+        range: Range<u32>,
+        limit: Offset,
+        epochs: &EpochCache,
+    ) -> Result<(), WalkError> {
         let known = &self.verified;
         if range.is_empty() || (known.start <= range.start && range.end <= known.end) {
             return Ok(());
@@ -366,10 +374,20 @@ impl Segment {
         let file = self.file(files)?;
         let from = if known.contains(&range.start) { known.end } else { range.start };
         let mut walk = Walk::new(&*file, from, self.size, SCAN_BYTES);
-        let mut end = from;
-        while end < range.end {
-            let Some((position, header)) = walk.next()? else { break };
+        let (mut end, mut expected) = (from, self.base);
+        // The batch behind the range shows whether the last one's offsets are right.
+        while let Some((position, header)) = walk.next()? {
+            let epoch = epochs.epoch_at(header.base_offset).unwrap_or(header.leader_epoch);
+            let fits = header.base_offset >= expected && header.next_offset() <= limit;
+            if !fits || epoch != header.leader_epoch {
+                let (base, delta) = (header.base_offset.0, header.last_offset_delta);
+                return Err(WalkError::Broken { position, reason: BatchError::Offsets { base, delta } });
+            }
+            if end >= range.end {
+                break;
+            }
             walk.check(position, &header)?;
+            expected = header.next_offset();
             end = position.saturating_add(u32::try_from(header.size_bytes).unwrap_or(u32::MAX));
         }
         self.note_verified(from..end);
