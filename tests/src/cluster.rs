@@ -66,6 +66,25 @@ impl Cluster {
     /// Like [`Cluster::start`], with more lines in every node's properties.
     #[must_use]
     pub fn start_with(count: u32, backend: &Backend, extra: &str) -> Self {
+        let mut cluster = Self::prepare_with(count, backend, extra);
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster
+    }
+
+    /// A cluster of which nothing runs yet.
+    #[must_use]
+    pub fn prepare(count: u32, backend: &Backend) -> Self {
+        Self::prepare_with(count, backend, "")
+    }
+
+    /// Like [`Cluster::prepare`], with more lines in every node's properties.
+    ///
+    /// # Panics
+    /// If the temporary folder cannot be written.
+    #[must_use]
+    pub fn prepare_with(count: u32, backend: &Backend, extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = free_ports(PORTS_PER_NODE * u16::try_from(count).expect("few nodes"));
         let port = |id: u32| base + PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes");
@@ -74,7 +93,7 @@ impl Cluster {
         for id in 1..=count {
             let at = folder.path().join(format!("node-{id}"));
             fs::create_dir_all(&at).expect("a folder for the node");
-            let mut node = Node {
+            let node = Node {
                 id,
                 port: port(id),
                 properties: at.join("server.properties"),
@@ -83,7 +102,6 @@ impl Cluster {
             };
             let text = node.properties_text(&at, &voters.join(","), count, backend) + extra;
             fs::write(&node.properties, text).expect("the properties");
-            node.start();
             nodes.push(node);
         }
         Self { folder, nodes }
@@ -239,6 +257,12 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The port of the node's client listener.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The port of the node's HTTP listener.
@@ -477,4 +501,27 @@ pub fn free_ports(count: u16) -> u16 {
         }
     }
     panic!("no {count} neighbouring free ports");
+}
+
+/// Asks a listener for its APIs (ApiVersions v0): key, lowest and highest version of each.
+///
+/// # Errors
+/// If nobody answers within 2 s, or with anything but an ApiVersions answer.
+pub fn api_versions(port: u16) -> std::io::Result<Vec<(i16, i16, i16)>> {
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff];
+    let within = Some(Duration::from_secs(2));
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(within)?;
+    stream.write_all(&REQUEST)?;
+    let mut size = [0; 4];
+    stream.read_exact(&mut size)?;
+    let mut body = vec![0; usize::try_from(u32::from_be_bytes(size)).unwrap_or(0).min(1 << 16)];
+    stream.read_exact(&mut body)?;
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let number =
+        |at: usize| body.get(at..at + 2).map(|b| i16::from_be_bytes([b[0], b[1]])).ok_or_else(invalid);
+    if body.get(..4) != Some(&[0, 0, 0, 7]) || number(4)? != 0 {
+        return Err(invalid());
+    }
+    (10..body.len()).step_by(6).map(|at| Ok((number(at)?, number(at + 2)?, number(at + 4)?))).collect()
 }
