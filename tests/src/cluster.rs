@@ -30,11 +30,12 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// A new cluster in this etcd, under a prefix that nobody has used.
+    /// A new cluster in the etcd at this `host:port`, under a prefix that nobody has used.
     #[must_use]
-    pub fn etcd(url: &str) -> Self {
+    pub fn etcd(address: &str) -> Self {
+        let url = format!("http://{address}");
         let prefix = format!("/quorate/{:016x}", Rng::system().next_u64());
-        Self::Etcd { url: url.to_owned(), prefix }
+        Self::Etcd { url, prefix }
     }
 }
 
