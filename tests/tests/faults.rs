@@ -4,7 +4,7 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use quorate_tests::{
-    clients::{Client, Record, kcat_produce},
+    clients::{Client, Record, kafka_tool, kcat_produce},
     cluster::{Backend, Cluster, http_get, run, wait_for},
     etcd::EtcdServer,
 };
@@ -233,16 +233,10 @@ fn a_full_disk_refuses_writes_and_keeps_reads() {
 
     let filler = cluster.node(1).log_tail();
     assert!(!filler.contains("panicked"), "{filler}");
-    let deleted = run(
-        Command::new(quorate_tests::cluster::binary()).args([
-            "topic",
-            "delete",
-            "full",
-            "--bootstrap-server",
-            &address,
-        ]),
+    let deleted = kafka_tool(
+        "org.apache.kafka.tools.TopicCommand",
+        &["--bootstrap-server", &address, "--delete", "--topic", "full"],
         "",
-        Duration::from_secs(20),
     );
     assert!(deleted.ok, "{deleted:?}");
     cluster.create_topic("again", 1, 1);
