@@ -51,6 +51,8 @@ pub struct Node {
     port: u16,
     properties: PathBuf,
     log: PathBuf,
+    /// The length of the log when the process was last started.
+    log_before: usize,
     child: Option<Child>,
 }
 
@@ -99,6 +101,7 @@ impl Cluster {
                 port: port(id),
                 properties: at.join("server.properties"),
                 log: at.join("quorate.log"),
+                log_before: 0,
                 child: None,
             };
             let text = node.properties_text(&at, &voters.join(","), count, backend) + extra;
@@ -243,6 +246,7 @@ impl Node {
     /// If the binary is missing.
     pub fn start(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("the node's log");
+        self.log_before = fs::metadata(&self.log).map_or(0, |log| usize::try_from(log.len()).unwrap_or(0));
         let child = Command::new(binary())
             .arg("server")
             .arg(&self.properties)
@@ -362,10 +366,11 @@ impl Node {
         panic!("node {} is not ready ({last}):\n{}", self.id, self.log_tail());
     }
 
-    /// The last 60 lines of its log.
+    /// The last 60 lines that it has logged since it was last started.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(text.get(self.log_before..).unwrap_or(&[]));
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }

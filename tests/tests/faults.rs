@@ -147,7 +147,7 @@ fn a_failed_fsync_ends_the_process_and_the_others_go_on() {
     let all = |cluster: &Cluster, from: usize| {
         for partition in 0..3 {
             let part = &records(from + 10)[from..];
-            Client::Go.produce(&cluster.bootstrap(), "synced", partition, "none", part);
+            Client::Python.produce(&cluster.bootstrap(), "synced", partition, "none", part);
         }
     };
     all(&cluster, 0);
@@ -294,7 +294,8 @@ fn what_is_wrong_with_etcd_is_said_in_one_sentence() {
     cluster.wait_ready();
     cluster.create_topic("outage", 1, 3);
     etcd.kill();
-    Client::Go.produce(&cluster.bootstrap(), "outage", 0, "none", &records(100));
+    let lines: String = (0..100).map(|number| format!("{number}:value {number}\n")).collect();
+    kcat_produce(&cluster.bootstrap(), "outage", 0, &[], &lines);
     let read = Client::Go.consume(&cluster.bootstrap(), "outage", 0, 100);
     assert_eq!(values(&read), values(&records(100)));
     etcd.restart();
