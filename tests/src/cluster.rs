@@ -471,13 +471,20 @@ pub fn run(command: &mut Command, input: &str, within: Duration) -> Output {
 ///
 /// # Panics
 /// If there is none within the time.
-pub fn wait_for<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, within: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    wait_within(within, ask).unwrap_or_else(|| panic!("waited {within:?} for {what}"))
+}
+
+/// Asks again until there is an answer, or the time is up.
+pub fn wait_within<T>(within: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "waited {within:?} for {what}");
+        if Instant::now() > deadline {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }

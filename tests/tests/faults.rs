@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use quorate_tests::{
     clients::{Client, Record, kafka_tool, kcat_produce},
-    cluster::{Backend, Cluster, http_get, run, wait_for},
+    cluster::{Backend, Cluster, http_get, run, wait_for, wait_within},
     etcd::EtcdServer,
 };
 
@@ -43,6 +43,20 @@ fn refuses(cluster: &mut Cluster, id: u32, words: &[&str]) {
     assert!(!log.contains("panicked"), "{log}");
 }
 
+/// The node says one of these words, in its log or on its page, and does not become ready.
+fn says(cluster: &mut Cluster, id: u32, words: &[&str]) {
+    let port = cluster.node(id).http_port();
+    let mut said = String::new();
+    let found = wait_within(Duration::from_secs(20), || {
+        let (status, page) = http_get(port, "/readyz").unwrap_or_default();
+        assert_ne!(status, 200, "{page}");
+        said = cluster.node(id).log_tail() + &page;
+        words.iter().any(|word| said.contains(word)).then_some(())
+    });
+    assert!(found.is_some(), "none of {words:?} in: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
 #[test]
 fn a_folder_of_another_node_cluster_or_backend_is_refused_with_the_reason() {
     let mut cluster = Cluster::start(3, &Backend::Raftrs);
@@ -75,21 +89,13 @@ fn a_folder_of_another_node_cluster_or_backend_is_refused_with_the_reason() {
     copy(&other.node(2).data(), &two);
     drop(other);
     cluster.node(2).start();
-    let log = wait_for("the refusal", Duration::from_secs(20), || {
-        let log = cluster.node(2).log_tail();
-        (log.contains("another cluster") || log.contains("cluster id") || log.contains("cluster.id"))
-            .then_some(log)
-    });
-    assert!(!log.contains("panicked"), "{log}");
+    says(&mut cluster, 2, &["another cluster", "cluster id", "cluster.id"]);
     cluster.node(2).kill();
 
     // An emptied voter: the cluster refuses it, and it says so.
     fs::remove_dir_all(&two).unwrap();
     cluster.node(2).start();
-    wait_for("the refusal", Duration::from_secs(20), || {
-        let log = cluster.node(2).log_tail();
-        (log.contains("empt") || log.contains("directory id") || log.contains("directory.id")).then_some(())
-    });
+    says(&mut cluster, 2, &["emptied", "directory id", "directory.id"]);
     cluster.node(2).kill();
 
     // Its own folder again: everything goes on.
@@ -185,7 +191,7 @@ fn a_failed_fsync_ends_the_process_and_the_others_go_on() {
 
 #[test]
 fn a_full_disk_refuses_writes_and_keeps_reads() {
-    let mut cluster = Cluster::prepare_with(1, &Backend::Raftrs, "quorate.disk.reserve.bytes=33554432\n");
+    let mut cluster = Cluster::prepare_with(1, &Backend::Raftrs, "quorate.log.reserve.bytes=33554432\n");
     let data = cluster.node(1).data();
     fs::create_dir_all(&data).unwrap();
     let mounted = run(
@@ -226,7 +232,7 @@ fn a_full_disk_refuses_writes_and_keeps_reads() {
     let read = Client::Go.consume(&address, "full", 0, 16);
     assert_eq!(read.len(), 16);
     assert!(
-        cluster.node(1).log_tail().contains("quorate.disk.reserve.bytes"),
+        cluster.node(1).log_tail().contains("quorate.log.reserve.bytes"),
         "{}",
         cluster.node(1).log_tail()
     );
