@@ -3,7 +3,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use smallvec::smallvec;
 
 use crate::{
-    ids::{PartitionEpoch, ProducerId, TopicId},
+    ids::{LogIndex, PartitionEpoch, ProducerId, TopicId},
     log::{Handles, LogParts, Opening, PageCache, SyncDepth},
     metadata::image::DurabilityLevel,
     partition::leader::LeaderRules,
