@@ -24,7 +24,12 @@ fn follower(index: i32, leader: NodeId) -> Arc<Replica> {
     let (clock, _) = Clock::simulated(0);
     let disk = SimulatedDisk::new(clock.clone(), Rng::seeded(1));
     disk.mount(Path::new("/data/orders")).unwrap();
-    let parts = LogParts { disk: Arc::new(disk), handles: Handles::new(4), clock: clock.clone() };
+    let parts = LogParts {
+        disk: Arc::new(disk),
+        handles: Handles::new(4),
+        clock: clock.clone(),
+        health: Arc::default(),
+    };
     let settings = Settings::default();
     let (log, _) = Log::open(Path::new("/data/orders"), settings.log, &parts, Opening::unknown()).unwrap();
     let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(7)), index };
