@@ -20,6 +20,7 @@ mod server;
 mod signals;
 mod tied;
 mod version;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -31,6 +31,7 @@ use crate::{
     peers,
     readiness::{Progress, Readiness, readiness},
     signals::{Signals, Told},
+    waiting,
 };
 
 /// Constructs what would be started, and drops it.
@@ -226,6 +227,7 @@ async fn live(node: Bound, folders: Vec<MetaProperties>, mut around: Surrounding
     if let Some(consensus) = broker.consensus() {
         around.pages.leadership.follow(consensus.leader_events(), tasks);
     }
+    waiting::tell(around.pages.clone(), tasks);
     let outcome = until_told(&mut around.signals, &broker).await;
     around.pages.stopping.cancel();
     match outcome {

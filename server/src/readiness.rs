@@ -138,7 +138,7 @@ fn judge(progress: &Progress) -> (State, Option<String>) {
         return (State::Starting, Some("the consensus backend is being started".to_owned()));
     };
     if status.founding.is_some() {
-        return (State::Founding, Some(format!("awaited: {}", status.awaited())));
+        return (State::Founding, Some(status.awaited()));
     }
     let leadership = progress.leadership;
     let election = leadership.leaderless.map(|_| format!("awaited: {}", status.awaited()));

@@ -348,6 +348,37 @@ fn three_nodes_lose_their_leader_and_say_so_and_no_record() {
 }
 
 #[test]
+fn a_founder_that_is_alone_says_in_its_log_who_is_awaited() {
+    let port = free_ports();
+    let (two, three) = (port + 11, port + 21);
+    let folder = folder_with("");
+    let data = folder.path().join("data");
+    let text = format!(
+        "node.id=1\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{}\nlog.dirs={}\n\
+         quorate.http.listener=none\n\
+         controller.quorum.voters=1@127.0.0.1:{},2@127.0.0.1:{two},3@127.0.0.1:{three}\n",
+        port + 1,
+        data.display(),
+        port + 1
+    );
+    fs::write(folder.path().join("server.properties"), text).unwrap();
+    let log = folder.path().join("log");
+    let mut command = quorate();
+    command
+        .arg("server")
+        .arg(folder.path().join("server.properties"))
+        .stderr(fs::File::create(&log).unwrap());
+    let mut node = command.spawn().unwrap();
+    let says = |text: String| fs::read_to_string(&log).unwrap().contains(&text);
+    wait_for("node 2 to be named", || says(format!("node 2 at 127.0.0.1:{two}")));
+    wait_for("node 3 to be named", || says(format!("node 3 at 127.0.0.1:{three}")));
+    kill_process(pid(node.id()), Signal::HUP).unwrap();
+    wait_for("HUP to be told", || says("HUP is ignored".to_owned()));
+    kill_process(pid(node.id()), Signal::TERM).unwrap();
+    assert_eq!(node.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_node_whose_folder_is_another_nodes_says_so_and_ends_with_78() {
     let folder = tempfile::tempdir().unwrap();
     let (path, port) = (folder.path().join("data"), free_ports());

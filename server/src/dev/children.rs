@@ -129,6 +129,10 @@ impl Children {
             tokio::select! { biased;
                 ended = self.next_end() => {
                     if ended.child.who == who {
+                        if ended.how == TERMINATED {
+                            // Not every program catches it to end with a code of its own; etcd does not.
+                            return Some(STOPPED.to_owned());
+                        }
                         let late = if killed { ", it did not stop in time" } else { "" };
                         return Some(ended.how + late);
                     }
@@ -164,12 +168,16 @@ impl Children {
 /// How a process ends that was asked to.
 pub(crate) const STOPPED: &str = "stopped";
 
+/// How a process ends that does not catch the request.
+const TERMINATED: &str = "killed by signal 15 (TERM)";
+
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(0), _) => STOPPED.to_owned(),
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(9)) => "killed by signal 9 (KILL)".to_owned(),
+        (None, Some(15)) => TERMINATED.to_owned(),
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => status.to_string(),
     }
