@@ -235,3 +235,7 @@ pub(super) async fn watch_disk(broker: Arc<Broker>, directory: Arc<LogDirectory>
         }
     }
 }
+
+#[cfg(test)]
+#[path = "housekeeping_test.rs"]
+mod tests;

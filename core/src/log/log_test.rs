@@ -93,3 +93,29 @@ async fn recovery_reads_only_what_lies_past_the_recovery_point() {
     assert_eq!((log.synced_end(), log.end_offset()), (Offset(120), Offset(126)));
     assert_eq!(log.epochs().entries(), [EpochStart { epoch: LeaderEpoch(1), start: Offset(0) }]);
 }
+
+#[test]
+fn retention_by_age_and_by_size_removes_whole_segments_below_the_high_watermark() {
+    let config = LogConfig { retention_ms: Some(100), ..small() };
+    let (_folder, mut log) = real(config);
+    fill(&mut log, 60, 1);
+    let segments = log.segment_count();
+    assert_eq!(log.expire(10_000, Offset(0)).unwrap().segments, 0, "nothing above the high watermark goes");
+    let expired = log.expire(1000 + 120, Offset(180)).unwrap();
+    assert_eq!(expired, Expired::default(), "records of timestamp 1000 and later are not a hundred old");
+    let expired = log.expire(1000 + 190, Offset(180)).unwrap();
+    assert!(expired.segments > 0 && log.segment_count() == segments - expired.segments);
+    let start = log.start_offset();
+    assert!(start > Offset(0) && start < Offset(180));
+    assert_eq!(read_all(&mut log, start.0, 180).len(), ((180 - start.0) / 3 * 121) as usize);
+    assert_eq!(log.epochs().entries()[0].start, start);
+    log.reconfigure(LogConfig { retention_ms: None, retention_bytes: Some(2000), ..config });
+    log.expire(0, Offset(180)).unwrap();
+    assert!(log.size_bytes() >= 2000 && log.size_bytes() < 4000);
+    log.reconfigure(LogConfig { deletes: false, retention_bytes: Some(0), ..config });
+    assert_eq!(log.expire(i64::MAX, Offset(180)).unwrap().segments, 0, "a compacted topic keeps all");
+    log.reconfigure(LogConfig { retention_bytes: Some(0), ..config });
+    log.expire(0, Offset(180)).unwrap();
+    assert_eq!((log.start_offset(), log.size_bytes()), (Offset(180), 0), "the active segment goes too");
+    fill(&mut log, 2, 1);
+}
