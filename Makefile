@@ -38,7 +38,7 @@ fix: ## formats, and applies what clippy offers
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 simulate: ## 2,000 fresh seeds of the simulator
-	SIMULATION_SEEDS=2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
+	SIMULATION_SEEDS=$$(date +%s)+2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
 
 bench: ## measures against Apache Kafka from its jars; keep the machine otherwise idle
 	tests/install.sh bench

@@ -1,5 +1,6 @@
 //! Clusters of real processes: the binary as an operator starts it, on loopback, in a folder that goes with the test.
 #![expect(clippy::disallowed_methods, reason = "real processes run on real time")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 use std::{
     fmt::Write as _,

@@ -127,7 +127,7 @@ pub fn longest_gap(outcomes: &[Outcome]) -> i64 {
     let mut answered: Vec<i64> =
         outcomes.iter().filter(|outcome| outcome.error.is_none()).map(|outcome| outcome.answered).collect();
     answered.sort_unstable();
-    answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    answered.iter().zip(answered.iter().skip(1)).map(|(one, next)| next - one).max().unwrap_or(0)
 }
 
 #[cfg(test)]

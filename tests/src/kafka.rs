@@ -1,5 +1,4 @@
 //! Apache Kafka itself, from its jars: the reference that measurements are compared with.
-#![expect(clippy::disallowed_methods, reason = "real processes run on real time")]
 
 use std::{
     fs,

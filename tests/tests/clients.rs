@@ -1,4 +1,5 @@
 //! Ordinary clients against three processes, on each backend.
+#![expect(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
 use std::{process::Command, time::Duration};
 

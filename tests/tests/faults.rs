@@ -1,5 +1,4 @@
 //! Bad folders, bad disks and bad ends: a clear sentence, an exit code, and nothing acknowledged that is lost.
-#![expect(clippy::disallowed_methods, reason = "a test breaks files on purpose")]
 
 use std::{fs, path::Path, process::Command, time::Duration};
 

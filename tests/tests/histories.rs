@@ -1,6 +1,7 @@
 //! Producers with acks=all while leaders and controllers are killed, paused and restarted: every acknowledged record is
 //! there in the end, once, in order, at its offset.
 #![expect(clippy::disallowed_methods, reason = "real processes run on real time")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is a failed test")]
 
 use std::{
     collections::BTreeMap,
@@ -83,7 +84,7 @@ fn nothing_acknowledged_is_lost(mut cluster: Cluster, backend: &str) {
     cluster.wait_ready();
     let outcomes: Vec<Outcome> =
         workload.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let mut ends = vec![0; PARTITIONS];
+    let mut ends = [0; PARTITIONS];
     for outcome in &outcomes {
         let end = &mut ends[usize::try_from(outcome.partition).unwrap()];
         *end = (*end).max(outcome.offset + 1);

@@ -1,4 +1,5 @@
 //! The simulator on many seeds.
+#![expect(clippy::disallowed_methods, reason = "how many seeds to run is asked by an environment variable")]
 
 use quorate_tests::simulator::{Options, run};
 

@@ -1,5 +1,4 @@
 //! Style as a test: who may import whom, how large files may be, and what may not be written anywhere.
-#![expect(clippy::disallowed_methods, reason = "a test reads the checkout")]
 
 use std::{
     collections::BTreeMap,

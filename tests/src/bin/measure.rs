@@ -3,6 +3,7 @@
 //! Times are of processes and clients as a user has them. On a small machine client and broker share the cores, so the
 //! ratios count and the absolute numbers do not.
 #![expect(clippy::disallowed_methods, reason = "measuring is about real time")]
+#![expect(clippy::indexing_slicing, reason = "a panic here is a measurement that failed")]
 
 use std::{
     fs,

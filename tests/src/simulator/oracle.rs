@@ -18,6 +18,9 @@ pub(super) struct Oracle {
     pub(super) leaders: BTreeMap<(PartitionId, LeaderEpoch), NodeId>,
 }
 
+/// An image and the one that came of it.
+pub(in crate::simulator) type Step = (Arc<Image>, Arc<Image>);
+
 impl Oracle {
     /// The newest state.
     pub(super) fn newest(&self) -> Arc<Image> {
@@ -30,10 +33,7 @@ impl Oracle {
     }
 
     /// Takes in what has been committed since, and returns the new states with the ones before them.
-    pub(super) fn follow(
-        &mut self,
-        cluster: &MemoryCluster,
-    ) -> Result<Vec<(Arc<Image>, Arc<Image>)>, Violation> {
+    pub(super) fn follow(&mut self, cluster: &MemoryCluster) -> Result<Vec<Step>, Violation> {
         if self.images.is_empty() {
             self.images.insert(LogIndex(0), Arc::new(Image::new(cluster.log_id())));
         }

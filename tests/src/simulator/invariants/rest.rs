@@ -85,7 +85,7 @@ pub(in crate::simulator) fn history(world: &World) -> Result<(), Violation> {
         value: value.clone(),
     };
     let reads: Vec<Read> = told.reads.iter().map(read).collect();
-    for anomaly in anomalies(&told.outcomes, &reads) {
+    if let Some(anomaly) = anomalies(&told.outcomes, &reads).first() {
         let invariant = match anomaly {
             Anomaly::Lost(_) => 6,
             Anomaly::Duplicate(_) | Anomaly::Reordered(..) => 27,
