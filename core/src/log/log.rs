@@ -99,6 +99,10 @@ pub struct Log {
     pub(super) appending: bool,
     pub(super) unusable: Option<Unusable>,
     pub(super) health: Arc<DiskHealth>,
+    /// How many jobs have been begun that write the epochs.
+    pub(super) epoch_jobs: u64,
+    /// The newest of them that has written: jobs overlap, write one after the other, and never older over newer.
+    pub(super) epochs_written: Arc<tokio::sync::Mutex<u64>>,
     /// Bytes that were appended since the recovery point was raised.
     pub(super) bytes_since_deep_sync: u64,
     pub(super) recent: Recent,

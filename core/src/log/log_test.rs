@@ -119,3 +119,23 @@ fn retention_by_age_and_by_size_removes_whole_segments_below_the_high_watermark(
     assert_eq!((log.start_offset(), log.size_bytes()), (Offset(180), 0), "the active segment goes too");
     fill(&mut log, 2, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn deep_syncs_that_overlap_do_not_take_each_others_files_away() {
+    let bench = Bench::new(1);
+    bench.disk.set_sync_delay(std::time::Duration::from_millis(1), std::time::Duration::from_millis(9));
+    let (mut log, _) = bench.open(Opening::unknown());
+    log.append(&[&batch(0, 1, 1, 10, 50)]).unwrap();
+    let older = log.begin_sync(SyncDepth::Everything).unwrap().unwrap();
+    log.append(&[&batch(1, 1, 2, 10, 50)]).unwrap();
+    let newer = log.begin_sync(SyncDepth::Everything).unwrap().unwrap();
+    let (first, second) = tokio::join!(older.run(), newer.run());
+    first.unwrap();
+    second.unwrap();
+    log.finish_sync(newer);
+    log.finish_sync(older);
+    let epochs = log.epochs().encode();
+    let path = bench.dir.join("leader-epoch-checkpoint");
+    let kept = crate::runtime::read_file(&bench.disk, &path, 1000).unwrap();
+    assert_eq!(String::from_utf8(kept).unwrap(), epochs, "the newer epochs stay");
+}

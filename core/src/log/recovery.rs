@@ -63,6 +63,8 @@ impl Log {
             unusable: None,
             health: parts.health.clone(),
             bytes_since_deep_sync: 0,
+            epoch_jobs: 0,
+            epochs_written: std::sync::Arc::default(),
             recent: Recent::default(),
         };
         let mut opener = Opener { log, opening, report: Recovery::default() };

@@ -42,8 +42,15 @@ pub struct SyncJob {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     files: SmallVec<[Arc<dyn DiskFile>; 2]>,
-    epochs: Option<String>,
+    epochs: Option<Epochs>,
     names: bool,
+}
+
+/// The epochs that a job writes, and its number among those that do.
+struct Epochs {
+    text: String,
+    number: u64,
+    written: Arc<tokio::sync::Mutex<u64>>,
 }
 
 impl SyncJob {
@@ -65,14 +72,24 @@ impl SyncJob {
         for file in &self.files {
             file.sync().await?;
         }
-        if let Some(text) = &self.epochs {
-            let (path, temporary) = (self.dir.join(EPOCH_FILE), self.dir.join(format!("{EPOCH_FILE}.tmp")));
-            self.write_synced(&temporary, text.as_bytes()).await?;
-            self.disk.rename(&temporary, &path)?;
+        if let Some(epochs) = &self.epochs {
+            self.write_epochs(epochs).await?;
         }
         if self.names || self.epochs.is_some() {
             self.disk.sync_dir(&self.dir)?;
         }
+        Ok(())
+    }
+
+    async fn write_epochs(&self, epochs: &Epochs) -> io::Result<()> {
+        let mut written = epochs.written.lock().await;
+        if *written > epochs.number {
+            return Ok(());
+        }
+        let (path, temporary) = (self.dir.join(EPOCH_FILE), self.dir.join(format!("{EPOCH_FILE}.tmp")));
+        self.write_synced(&temporary, epochs.text.as_bytes()).await?;
+        self.disk.rename(&temporary, &path)?;
+        *written = epochs.number;
         Ok(())
     }
 
@@ -113,6 +130,12 @@ impl Log {
         for at in 0..self.segments.len() {
             self.collect(at, everything, &mut files)?;
         }
+        self.epoch_jobs += u64::from(everything);
+        let epochs = everything.then(|| Epochs {
+            text: self.epochs.encode(),
+            number: self.epoch_jobs,
+            written: self.epochs_written.clone(),
+        });
         Ok(Some(SyncJob {
             generation: self.generation,
             write: self.write,
@@ -121,7 +144,7 @@ impl Log {
             dir: self.files.dir.clone(),
             disk: self.files.disk.clone(),
             files,
-            epochs: everything.then(|| self.epochs.encode()),
+            epochs,
             names: self.names_write != 0,
         }))
     }
