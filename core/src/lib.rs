@@ -11,5 +11,6 @@ pub mod ids;
 pub mod log;
 pub mod metadata;
 pub mod partition;
+pub mod planted;
 pub mod protocol;
 pub mod runtime;

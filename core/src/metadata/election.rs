@@ -7,7 +7,10 @@
 //! below the minimum: it is *eligible*, and may lead again when no member of the ISR is left.
 
 use super::image::{Nodes, Partition};
-use crate::ids::{LeaderEpoch, NodeId, PartitionEpoch};
+use crate::{
+    ids::{LeaderEpoch, NodeId, PartitionEpoch},
+    planted::{Bug, planted},
+};
 
 /// What an election depends on besides the partition itself.
 pub(super) struct Rules<'a> {
@@ -79,7 +82,16 @@ fn settle_minimum(after: &mut Partition, rules: &Rules<'_>) {
 /// Finds a leader where the present one cannot stay. Returns whether it may lack acknowledged records.
 fn elect(after: &mut Partition, rules: &Rules<'_>) -> bool {
     let may_lead = |node: NodeId, of: &Nodes| of.contains(&node) && (rules.active)(node);
-    if may_lead(after.leader, &after.isr) {
+    if may_lead(after.leader, &after.isr) || planted(Bug::FencedStaysLeader) {
+        return false;
+    }
+    after.recovering |= planted(Bug::RecoversAlways);
+    if planted(Bug::ElectsAnybody)
+        && let Some(&leader) = after.replicas.iter().rev().find(|node| (rules.active)(**node))
+    {
+        after.leader = leader;
+        after.elr.retain(|node| *node != leader);
+        after.isr = Nodes::from_slice(&[leader]);
         return false;
     }
     if let Some(&leader) = after.replicas.iter().find(|node| may_lead(**node, &after.isr)) {
@@ -116,7 +128,7 @@ fn elect(after: &mut Partition, rules: &Rules<'_>) -> bool {
 
 /// Every change of the leader is a new leader epoch, and every change at all a new partition epoch.
 fn number(before: &Partition, after: &mut Partition) -> Result<(), Exhausted> {
-    if after.leader != before.leader {
+    if after.leader != before.leader && !planted(Bug::LeaderEpochStays) {
         after.leader_epoch = LeaderEpoch(before.leader_epoch.0.checked_add(1).ok_or(Exhausted)?);
     }
     if after != before {

@@ -7,6 +7,7 @@
 use crate::{
     ids::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch},
     metadata::image::{Nodes, Partition},
+    planted::{Bug, planted},
     protocol::errors::ErrorCode,
 };
 
@@ -107,15 +108,20 @@ impl InSync {
     /// Whether the replica is in the maximal ISR.
     #[must_use]
     pub fn may_contain(&self, node: NodeId) -> bool {
-        self.current.contains(&node)
-            || self.change.as_ref().is_some_and(|change| change.joining == Some(node))
+        self.current.contains(&node) || self.joining() == Some(node)
+    }
+
+    /// Who has been asked into the ISR.
+    fn joining(&self) -> Option<NodeId> {
+        let change = self.change.as_ref().filter(|_| !planted(Bug::IgnoresJoining))?;
+        change.joining
     }
 
     /// The maximal ISR.
     #[must_use]
     pub fn maximal(&self) -> Nodes {
         let mut nodes = self.current.clone();
-        nodes.extend(self.change.as_ref().and_then(|change| change.joining));
+        nodes.extend(self.joining());
         nodes
     }
 
@@ -136,6 +142,9 @@ impl InSync {
         let isr: Nodes = self.current.iter().copied().filter(|node| !leaving.contains(node)).collect();
         if self.change.is_some() || isr.len() == self.current.len() {
             return false;
+        }
+        if planted(Bug::ShrinksAtOnce) {
+            self.current.clone_from(&isr);
         }
         self.change = Some(Change { isr, joining: None, sent: false });
         true

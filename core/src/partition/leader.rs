@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::{
     ids::{BrokerEpoch, LeaderEpoch, NodeId, Offset},
     metadata::image::{Nodes, Partition},
+    planted::{Bug, planted},
     runtime::Moment,
 };
 
@@ -203,7 +204,8 @@ impl Leadership {
         };
         let smallest =
             self.followers.iter().filter(counts).map(|follower| follower.end.unwrap_or(Offset(0))).min();
-        smallest.map_or(own_end, |end| end.min(own_end)).max(current)
+        let reached = smallest.map_or(own_end, |end| end.min(own_end));
+        if planted(Bug::HighWatermarkFalls) { reached } else { reached.max(current) }
     }
 
     /// Takes in that the log has grown: whoever had everything until now was caught up until now. A follower that is
@@ -263,7 +265,7 @@ impl Leadership {
     fn consider_expanding(&mut self, node: NodeId, high_watermark: Offset) {
         let Some(follower) = self.follower(node) else { return };
         let in_sync = follower.end.is_some_and(|end| end >= high_watermark && end >= self.epoch_start);
-        if in_sync && follower.is_eligible() {
+        if (in_sync || planted(Bug::JoinsBehind)) && follower.is_eligible() {
             self.in_sync.expand(node);
         }
     }

@@ -14,6 +14,7 @@ mod world;
 use std::fmt;
 
 pub use invariants::Violation;
+pub use quorate_core::planted::Bug;
 
 /// What is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +23,21 @@ pub struct Options {
     pub seed: u64,
     /// For how long faults come, in milliseconds of the simulated time.
     pub faulty_ms: u64,
+    /// A bug that the run must find.
+    pub planted: Option<Bug>,
 }
 
 impl Options {
     /// A usual run.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { seed, faulty_ms: 10_000 }
+        Self { seed, faulty_ms: 10_000, planted: None }
+    }
+
+    /// A usual run with a bug in it.
+    #[must_use]
+    pub fn with(seed: u64, bug: Bug) -> Self {
+        Self { planted: Some(bug), ..Self::of(seed) }
     }
 }
 
@@ -82,9 +91,12 @@ impl fmt::Display for Report {
 pub fn run(options: Options) -> Report {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(async {
+    quorate_core::planted::plant(options.planted);
+    let report = runtime.block_on(async {
         let mut world = world::World::new(options.seed);
         let violation = faults::live(&mut world, options).await.err();
         Report { seed: options.seed, trace: world.trace(), violation, counts: world.counts() }
-    })
+    });
+    quorate_core::planted::plant(None);
+    report
 }

@@ -157,7 +157,12 @@ fn config(node: NodeId, shared: &Shared) -> BrokerConfig {
         protocol: SecurityProtocol::Plaintext,
         purpose: *purpose,
     };
-    let file = [("min.insync.replicas", "2"), ("default.replication.factor", "3"), ("num.partitions", "2")];
+    let file = [
+        ("min.insync.replicas", "2"),
+        ("default.replication.factor", "3"),
+        ("num.partitions", "2"),
+        ("replica.lag.time.max.ms", "1000"),
+    ];
     BrokerConfig {
         node,
         roles: Roles { broker: true, controller: true },

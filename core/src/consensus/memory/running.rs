@@ -21,6 +21,7 @@ use crate::{
         MembershipError, NodeId, Peer, ProposeError, Resume, Running, SNAPSHOT_CHUNK_BYTES, Snapshot,
         SnapshotError, StartError, Status, Unavailable, leader_channel,
     },
+    planted::{Bug, planted},
     runtime::TaskScope,
 };
 
@@ -256,7 +257,7 @@ fn read(state: &State, node: NodeId, number: u64, after: LogIndex) -> Read {
         let chunks = stream::iter(chunks.into_iter().map(Ok)).boxed();
         return Read::Item(Committed::Snapshot(Snapshot { meta: kept.meta, chunks }));
     }
-    match state.entry(index).filter(|_| index <= here.known) {
+    match state.entry(index).filter(|_| index <= here.known || planted(Bug::YieldsUncommitted)) {
         Some(entry) => Read::Item(Committed::Entry { index, epoch: entry.epoch, data: entry.data.clone() }),
         None => Read::Wait,
     }

@@ -14,6 +14,7 @@ use crate::{
         image::{Broker, DurabilityLevel, Endpoint, Image, Partition, Roles},
         settings,
     },
+    planted::{Bug, planted},
 };
 
 /// Registers a broker, fenced. The same process again keeps its registration; another process in the same log
@@ -41,6 +42,9 @@ pub(super) fn register(draft: &mut Image, command: RegisterBroker) -> Result<Acc
     if !same_place && !prior.fenced {
         return Err(Rejection::DuplicateBroker(node));
     }
+    if planted(Bug::BrokerEpochStays) {
+        broker.epoch = prior.epoch;
+    }
     let directory_lost = prior.directories.iter().any(|directory| !broker.directories.contains(directory));
     let (epoch, unknown) = (broker.epoch, directory_lost || command.sync_failed);
     draft.brokers.insert(node, Arc::new(broker));
@@ -61,7 +65,9 @@ pub(super) fn fence(draft: &mut Image, command: FenceBroker) -> Result<Accepted,
         return Ok(Accepted::Done);
     }
     draft.brokers.insert(node, Arc::new(Broker { fenced: true, ..broker }));
-    change_all(draft, |_, _, partition| leaves(partition, node, false))?;
+    if !planted(Bug::FencedStaysInIsr) {
+        change_all(draft, |_, _, partition| leaves(partition, node, false))?;
+    }
     Ok(Accepted::Done)
 }
 

@@ -8,6 +8,7 @@ use crate::{
     ids::{LeaderEpoch, NodeId, Offset},
     log::{AppendError, EpochEnd, ReadError, TruncateError},
     partition::follower::{ReplicationError, check_replicated, high_watermark, truncation_point},
+    planted::{Bug, planted},
     protocol::batch::{BatchHeader, Batches},
 };
 
@@ -76,7 +77,11 @@ impl Replica {
             leader: following.leader,
             leader_epoch: following.epoch,
             offset: state.log.end_offset(),
-            last_epoch: state.log.latest_epoch().unwrap_or(LeaderEpoch::NONE),
+            last_epoch: state
+                .log
+                .latest_epoch()
+                .filter(|_| !planted(Bug::HidesLastEpoch))
+                .unwrap_or(LeaderEpoch::NONE),
             log_start: state.log.start_offset(),
             synced_end: state.log.synced_end(),
             high_watermark: state.high_watermark,
@@ -101,6 +106,14 @@ impl Replica {
         let first =
             first.filter(|first| first.base_offset < asked.offset && first.next_offset() > asked.offset);
         let from = first.map_or(asked.offset, |first| first.base_offset);
+        let mut flipped = Vec::new();
+        let answer = if planted(Bug::SkipsChecksum) {
+            flipped.extend_from_slice(answer.records);
+            flipped.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+            &FromLeader { records: &flipped, ..*answer }
+        } else {
+            answer
+        };
         // The checksums are computed without the lock; nobody else appends to a follower.
         let records = check_replicated(answer.records, from, asked.last_epoch, asked.leader_epoch)?;
         let mut guard = self.state.lock();
@@ -211,7 +224,7 @@ impl State {
                 "a snapshot of producers was not written, so that a restart takes longer: {error}"
             );
         }
-        for batch in Batches::of(records).map_while(Result::ok) {
+        for batch in Batches::of(records).map_while(Result::ok).filter(|_| !planted(Bug::ForgetsProducers)) {
             self.producers.apply(&batch);
         }
         Ok(())

@@ -20,6 +20,7 @@ use crate::{
     ids::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionId},
     log::{Expired, Log, ReadError, Unusable, producers::Producers},
     metadata::image::Partition,
+    planted::{Bug, planted},
     runtime::{Clock, Moment},
 };
 
@@ -188,7 +189,9 @@ impl Replica {
         match &mut state.role {
             Role::Leader(leader) if wanted.leader == self.node && leader.epoch() == wanted.leader_epoch => {
                 leader.observe(wanted, now, active);
-                leader.expand(state.high_watermark);
+                if !planted(Bug::UnfencedStaysOut) {
+                    leader.expand(state.high_watermark);
+                }
             }
             _ if wanted.leader == self.node => {
                 let start = state.log.end_offset();
@@ -205,6 +208,10 @@ impl Replica {
             }
             _ => {
                 let following = Following { leader: wanted.leader, epoch: wanted.leader_epoch };
+                if planted(Bug::FollowerCutsToHighWatermark) {
+                    // The worst that can come of it is what the simulator is to find.
+                    let _ = state.log.truncate_to(state.high_watermark);
+                }
                 state.role = Role::Follower(following);
             }
         }
@@ -247,7 +254,9 @@ impl Replica {
         let high_watermark = guard.high_watermark;
         if let Role::Leader(leader) = &mut guard.role {
             leader.brokers_changed(active);
-            leader.expand(high_watermark);
+            if !planted(Bug::UnfencedStaysOut) {
+                leader.expand(high_watermark);
+            }
         }
         self.settle(guard, self.clock.now());
     }
@@ -326,6 +335,9 @@ impl Replica {
     pub fn answered(self: &Arc<Self>, proposal: &Proposal, verdict: &Verdict) -> Effect {
         let mut guard = self.state.lock();
         let high_watermark = guard.high_watermark;
+        if planted(Bug::LeaderCutsToHighWatermark) {
+            let _ = guard.log.truncate_to(high_watermark);
+        }
         let Role::Leader(leader) = &mut guard.role else { return Effect::Settled };
         let effect = leader.answered(proposal, verdict, high_watermark);
         // A proposal that is to be sent again waits for its turn in the caller's hands.
@@ -401,7 +413,8 @@ impl State {
 
     /// The end that counts.
     fn own_end(&self, settings: &Settings) -> Offset {
-        if settings.is_synced() { self.log.synced_end() } else { self.log.end_offset() }
+        let is_synced = settings.is_synced() && !planted(Bug::CountsUnsynced);
+        if is_synced { self.log.synced_end() } else { self.log.end_offset() }
     }
 
     /// Moves a leader's high watermark as far as the rules allow.

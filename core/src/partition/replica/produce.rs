@@ -10,6 +10,7 @@ use crate::{
         AppendError, Appended,
         producers::{SequenceError, Verdict},
     },
+    planted::{Bug, planted},
     protocol::{
         batch::{BatchHeader, HEADER_BYTES, patch_position},
         errors::ErrorCode,
@@ -158,7 +159,7 @@ impl Replica {
         let has_arrived = |progress: &Progress| match acks {
             Acks::None => true,
             Acks::Leader => !is_synced || progress.synced_end >= written.end,
-            Acks::All => progress.high_watermark >= written.end,
+            Acks::All => progress.high_watermark >= written.end || planted(Bug::AcksAtOnce),
         };
         let mut watch = self.watch();
         // The sender lives in `self`.
@@ -227,7 +228,8 @@ impl State {
         produced: &Produced<'_>,
         leader_epoch: LeaderEpoch,
     ) -> Result<(BatchHeader, Appended), ProduceError> {
-        let base_offset = self.log.end_offset();
+        let gap = i64::from(planted(Bug::LeavesGaps));
+        let base_offset = self.log.end_offset().plus(gap);
         let count = i64::from(produced.header.last_offset_delta) + 1;
         if base_offset.0.checked_add(count).is_none() {
             return Err(ProduceError::OffsetsUsedUp);

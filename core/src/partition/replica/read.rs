@@ -9,6 +9,7 @@ use crate::{
     ids::{BrokerEpoch, LeaderEpoch, NodeId, Offset},
     log::{EpochEnd, ReadError, ReadRequest, Region},
     partition::leader::{FollowerFetch, Leadership, NotAFollower},
+    planted::{Bug, planted},
     protocol::errors::ErrorCode,
 };
 
@@ -174,9 +175,15 @@ impl Replica {
             return Err(FetchError::OutOfRange { asked: query.from, start: log_start, end });
         }
         let mut below = state.high_watermark;
+        if planted(Bug::ServesInvisible) || planted(Bug::CallsAllVisible) {
+            below = end;
+        }
+        if planted(Bug::CallsAllVisible) {
+            answer.high_watermark = end;
+        }
         if let Reader::Replica { node, broker_epoch, synced_end } = query.reader {
             let settings = self.settings.load();
-            let follower_end = if settings.is_synced() {
+            let follower_end = if settings.is_synced() && !planted(Bug::CountsUnsynced) {
                 synced_end.unwrap_or_default().min(query.from)
             } else {
                 query.from

@@ -56,6 +56,14 @@ pub(super) fn glance(world: &mut World) -> Result<(), Violation> {
         let ordered = now.log_start <= now.high_watermark && now.high_watermark <= now.log_end;
         holds!(15, ordered && now.synced_end <= now.log_end, "{name}: {now:?}");
         if now.leads {
+            let image = world.machines.get(&node).and_then(|machine| {
+                let broker = &machine.process.as_ref()?.broker;
+                Some((broker.image_arc(), broker.incarnation))
+            });
+            let registered = image.is_none_or(|(image, incarnation)| {
+                image.brokers.get(&node).is_some_and(|own| own.incarnation == incarnation)
+            });
+            holds!(37, registered, "{name} leads, and its process has not registered");
             let leader = world.oracle.leaders.get(&(id, now.leader_epoch)).copied();
             holds!(
                 37,
@@ -66,6 +74,10 @@ pub(super) fn glance(world: &mut World) -> Result<(), Violation> {
             let end = world.observer.records.true_end.entry(id).or_default();
             *end = now.high_watermark.max(*end);
         }
+        let latest = one.replica.with_log(|log, _| log.epochs().latest());
+        let end = now.log_end.max(one.replica.progress().log_end);
+        let known = latest.is_none_or(|latest| latest.start <= end);
+        holds!(9, known, "{name}: epoch {latest:?} begins after the end of the log, {end}");
         let durable = world.observer.records.durable.entry((node, id)).or_default();
         *durable = now.synced_end.max(*durable).min(now.log_end);
         if let Some((life, last)) = world.observer.records.last.insert((node, id), (one.life, now))
@@ -110,18 +122,18 @@ fn look_at_partition(
     let seen = &world.observer.records;
     let true_end = seen.true_end.get(&id).copied().unwrap_or_default();
     let find = |node: NodeId| running.iter().find(|one| one.node == node && one.replica.partition == id);
+    let leads = |one: &&Running| one.progress.leads && one.progress.leader_epoch == partition.leader_epoch;
+    let leader = find(partition.leader).filter(leads);
+    if let Some(leader) = leader {
+        let end = leader.progress.log_end;
+        holds!(1, end >= true_end, "{id}: the leader {} ends at {end}, visible is {true_end}", leader.node);
+    }
     for &member in partition.isr.iter().chain(&partition.elr) {
         let Some(one) = find(member) else { continue };
         let end = one.progress.log_end;
         holds!(2, end >= true_end, "{id}: {member} of ISR or ELR ends at {end}, visible is {true_end}");
     }
-    let Some(leader) = find(partition.leader)
-        .filter(|one| one.progress.leads && one.progress.leader_epoch == partition.leader_epoch)
-    else {
-        return Ok(());
-    };
-    let end = leader.progress.log_end;
-    holds!(1, end >= true_end, "{id}: the leader {} ends at {end}, visible is {true_end}", leader.node);
+    let Some(leader) = leader else { return Ok(()) };
     let Some((_, maximal)) = leader.replica.in_sync() else { return Ok(()) };
     if partition.isr.len() >= 2 {
         let missing = partition.isr.iter().chain(&partition.elr).find(|node| !maximal.contains(node));

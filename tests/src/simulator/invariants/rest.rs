@@ -45,7 +45,7 @@ fn records(world: &World) -> Option<String> {
     let image = world.oracle.newest();
     for (id, partition) in partitions(&image) {
         if !partition.has_leader() || partition.isr.len() != partition.replicas.len() {
-            return Some(format!("{id}: leader {}, ISR {:?}", partition.leader, partition.isr));
+            return Some(format!("{id}: {partition:?}"));
         }
         for machine in world.machines.values() {
             let node = machine.node;
