@@ -45,6 +45,8 @@ pub enum Bug {
     AcksAtOnce,
     /// Epochs of what was cut from a log stay.
     EpochsSurviveCut,
+    /// A log notes its first epoch alone.
+    ForgetsEpochs,
     /// A follower does not say which epoch it has come to, so that nobody sees where histories part.
     HidesLastEpoch,
     /// A follower takes what it is sent without looking at the checksum, and a bit has flipped.

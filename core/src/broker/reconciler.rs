@@ -144,7 +144,7 @@ impl Reconciler {
         };
         let opened = Log::open(&place.path, settings.log, &self.folders.parts(directory), opening);
         let (mut log, recovery) = opened.map_err(|error: OpenError| error.to_string())?;
-        if planted(Bug::OpensShort) {
+        if planted(Bug::OpensShort) && log.end_offset() > log.start_offset() {
             let _ = log.truncate_to(crate::ids::Offset(log.end_offset().0 - 1));
         }
         if let Some(cut) = recovery.cut {

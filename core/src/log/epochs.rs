@@ -66,6 +66,7 @@ impl EpochCache {
     /// when the next begins at the same offset.
     pub fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
         match self.latest() {
+            Some(_) if planted(Bug::ForgetsEpochs) => return false,
             _ if epoch.0 < 0 || start.0 < 0 => return false,
             Some(last) if last.epoch == epoch && start >= last.start => return false,
             _ => {}

@@ -25,13 +25,15 @@ pub struct Options {
     pub faulty_ms: u64,
     /// A bug that the run must find.
     pub planted: Option<Bug>,
+    /// The one invariant to assert; `None` for all.
+    pub only: Option<u32>,
 }
 
 impl Options {
     /// A usual run.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { seed, faulty_ms: 10_000, planted: None }
+        Self { seed, faulty_ms: 10_000, planted: None, only: None }
     }
 
     /// A usual run with a bug in it.
@@ -91,6 +93,7 @@ impl fmt::Display for Report {
 pub fn run(options: Options) -> Report {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+    invariants::assert_only(options.only);
     quorate_core::planted::plant(options.planted);
     let report = runtime.block_on(async {
         let mut world = world::World::new(options.seed);
@@ -98,5 +101,6 @@ pub fn run(options: Options) -> Report {
         Report { seed: options.seed, trace: world.trace(), violation, counts: world.counts() }
     });
     quorate_core::planted::plant(None);
+    invariants::assert_only(None);
     report
 }

@@ -1,4 +1,5 @@
-//! A consumer of one partition by assignment, from its beginning.
+//! A consumer of one partition by assignment, from its beginning. One that reads again begins anew whenever it has
+//! come to the end: what was read once must be read the same ever after.
 
 use quorate_core::{
     ids::Offset,
@@ -19,11 +20,12 @@ pub(super) struct Consumer {
     wire: Wire,
     told: Told,
     next: Offset,
+    again: bool,
 }
 
 impl Consumer {
-    pub(super) fn new(partition: i32, wire: Wire, told: Told) -> Self {
-        Self { partition, wire, told, next: Offset(0) }
+    pub(super) fn new(partition: i32, again: bool, wire: Wire, told: Told) -> Self {
+        Self { partition, wire, told, next: Offset(0), again }
     }
 
     pub(super) async fn run(mut self) {
@@ -98,7 +100,11 @@ impl Consumer {
             self.next = self.next.max(header.next_offset());
         }
         told.saw_visible(self.partition, self.next.0);
-        told.consumed.insert(self.partition, self.next.0);
+        if self.again && bytes.is_empty() {
+            self.next = Offset(0);
+        } else if !self.again {
+            told.consumed.insert(self.partition, self.next.0);
+        }
         Some(())
     }
 }

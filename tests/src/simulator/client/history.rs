@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{history::Outcome, simulator::Violation};
+use crate::{
+    history::Outcome,
+    simulator::{Violation, invariants::asserts},
+};
 
 /// Everything that clients were told so far.
 #[derive(Default)]
@@ -26,7 +29,9 @@ pub(in crate::simulator) struct History {
 
 impl History {
     pub(in crate::simulator) fn violated(&mut self, invariant: u32, what: String) {
-        self.violation.get_or_insert(Violation::new(invariant, what));
+        if asserts(invariant) {
+            self.violation.get_or_insert(Violation::new(invariant, what));
+        }
     }
 
     /// Everything below `end` is visible to somebody.

@@ -44,10 +44,12 @@ pub(super) fn start(shared: &Shared, disk: &Arc<dyn quorate_core::runtime::Disk>
         shared.tasks.spawn(producer.run());
     }
     for partition in 0..PARTITIONS {
-        let number = u64::from(partition.unsigned_abs()) + 100;
-        let wire = Wire::new(shared, disk, &format!("consumer{partition}"), number);
-        let consumer = consumer::Consumer::new(partition, wire, told.clone());
-        shared.tasks.spawn(consumer.run());
+        for again in [false, true] {
+            let number = u64::from(partition.unsigned_abs()) + if again { 200 } else { 100 };
+            let wire = Wire::new(shared, disk, &format!("consumer{number}"), number);
+            let consumer = consumer::Consumer::new(partition, again, wire, told.clone());
+            shared.tasks.spawn(consumer.run());
+        }
     }
     told
 }

@@ -9,7 +9,10 @@ use quorate_core::{
     partition::replica::{Progress, Replica},
 };
 
-use super::{Violation, holds, scan::Scan};
+use super::{
+    Violation, holds,
+    scan::{Recorded, Scan},
+};
 use crate::simulator::world::World;
 
 /// What was seen of the records.
@@ -80,7 +83,11 @@ pub(super) fn glance(world: &mut World) -> Result<(), Violation> {
         holds!(9, known, "{name}: epoch {latest:?} begins after the end of the log, {end}");
         let durable = world.observer.records.durable.entry((node, id)).or_default();
         *durable = now.synced_end.max(*durable).min(now.log_end);
-        if let Some((life, last)) = world.observer.records.last.insert((node, id), (one.life, now))
+        let last = world.observer.records.last.insert((node, id), (one.life, now));
+        if last.is_some_and(|(life, _)| life != one.life) {
+            world.observer.records.compare_with_former_life(one)?;
+        }
+        if let Some((life, last)) = last
             && life == one.life
         {
             let (old, new) = (last.high_watermark, now.high_watermark);
@@ -158,9 +165,10 @@ pub(super) fn scan(world: &mut World) -> Result<(), Violation> {
     let running = running(world);
     let mut scans: BTreeMap<PartitionId, Vec<(NodeId, Scan)>> = BTreeMap::new();
     for one in &running {
-        let Some(scan) = Scan::of(&one.replica)? else { continue };
         let id = one.replica.partition;
+        let Some(scan) = Scan::of(&one.replica)? else { continue };
         world.observer.records.compare_with_last(one, &scan)?;
+        scan.sequences(&format!("{id} on node {}", one.node))?;
         scans.entry(id).or_default().push((one.node, scan));
     }
     for (id, scans) in &scans {
@@ -206,27 +214,50 @@ impl Seen {
         Ok(())
     }
 
-    /// A log that is shorter than it was has lost nothing that was visible and that it had right, and one that was
-    /// restarted nothing that it had synced and that was visible.
+    /// A leader's log only grows. A log that is shorter than it was has lost nothing that was visible and that it had
+    /// right.
     fn compare_with_last(&self, one: &Running, scan: &Scan) -> Result<(), Violation> {
         let id = one.replica.partition;
-        let Some((life, last)) = self.scans.get(&(one.node, id)) else { return Ok(()) };
-        let true_end = self.true_end.get(&id).copied().unwrap_or_default().0;
-        let end = scan.progress.log_end.0;
-        let restarted = *life != one.life;
-        let kept = if restarted { last.progress.synced_end.0 } else { i64::MAX };
-        let lost = |(offset, _, value): &&(i64, _, String)| {
-            let right = self.visible.get(&(id, *offset)) == Some(value);
-            *offset >= end && *offset < true_end.min(kept) && right
+        let Some((life, last)) = self.scans.get(&(one.node, id)).filter(|(life, _)| *life == one.life) else {
+            return Ok(());
         };
-        let lost = last.records.iter().find(lost);
-        let (node, invariant) = (one.node, if restarted { 39 } else { 18 });
+        let (then, now) = (last.progress, scan.progress);
+        let same = then.leads && now.leads && then.leader_epoch == now.leader_epoch;
+        let changed = last.records.iter().zip(&scan.records).find(|(old, new)| old != new);
+        let kept_all = scan.records.len() >= last.records.len() && changed.is_none();
+        holds!(18, !same || kept_all, "{id}: the leader {} has cut its log: {changed:?}", one.node);
+        let lost = self.lost(id, last, now.log_end, i64::MAX);
+        let (node, end) = (one.node, now.log_end);
         holds!(
-            invariant,
+            18,
             lost.is_none(),
-            "{id} on node {node} now ends at {end} and has lost {lost:?}, which was visible"
+            "{id} on node {node}, life {life}, ends at {end} and has lost {lost:?}, visible"
         );
         Ok(())
+    }
+
+    /// A log that was opened again has everything that was visible and that it had right and synced.
+    fn compare_with_former_life(&self, one: &Running) -> Result<(), Violation> {
+        let id = one.replica.partition;
+        let Some((life, last)) = self.scans.get(&(one.node, id)) else { return Ok(()) };
+        if *life == one.life {
+            return Ok(());
+        }
+        let (node, end) = (one.node, one.progress.log_end);
+        let lost = self.lost(id, last, end, last.progress.synced_end.0);
+        holds!(
+            39,
+            lost.is_none(),
+            "{id} on node {node} was opened, ends at {end} and has lost {lost:?}, visible"
+        );
+        Ok(())
+    }
+
+    /// A record of an earlier scan, below `kept`, that was right and visible and lies at or past `end`.
+    fn lost<'a>(&self, id: PartitionId, last: &'a Scan, end: Offset, kept: i64) -> Option<&'a Recorded> {
+        let below = self.true_end(id).0.min(kept);
+        let mut late = last.records.iter().filter(|(offset, ..)| *offset >= end.0 && *offset < below);
+        late.find(|(offset, _, value)| self.visible.get(&(id, *offset)) == Some(value))
     }
 
     /// How far a partition is visible.

@@ -14,13 +14,16 @@ use quorate_core::{
 
 use super::{Violation, holds};
 
+/// A record: offset, epoch, value.
+pub(super) type Recorded = (i64, LeaderEpoch, String);
+
 /// A log at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Scan {
     pub(super) progress: Progress,
     pub(super) batches: Vec<BatchHeader>,
-    /// The records in order: offset, epoch, value.
-    pub(super) records: Vec<(i64, LeaderEpoch, String)>,
+    /// The records in order.
+    pub(super) records: Vec<Recorded>,
     pub(super) epochs: Vec<EpochStart>,
 }
 
@@ -94,11 +97,11 @@ impl Scan {
             written == boundaries,
             "{name}: the epochs {written:?} are not the log's own {boundaries:?}"
         );
-        self.sequences(name)
+        Ok(())
     }
 
     /// The batches of each producer follow each other.
-    fn sequences(&self, name: &str) -> Result<(), Violation> {
+    pub(super) fn sequences(&self, name: &str) -> Result<(), Violation> {
         let mut last = std::collections::BTreeMap::new();
         for batch in self.batches.iter().filter(|batch| batch.has_producer()) {
             let producer = (batch.producer_id, batch.producer_epoch);
