@@ -249,7 +249,7 @@ fn leadership_goes_back_to_the_first_replica_when_it_is_time() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Once faults stop, every broker that lives is let in, and nobody else (INVARIANTS 40).
+    /// Once faults stop, every broker that lives is let in, and nobody else.
     #[test]
     fn whoever_lives_is_let_in_and_whoever_does_not_is_fenced(
         beats in prop::collection::vec((1i32..=4, 0u64..400, any::<u8>()), 0..80),

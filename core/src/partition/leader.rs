@@ -260,8 +260,8 @@ impl Leadership {
 
     /// In sync: at or past the high watermark, and at or past the start of this leadership, by a Fetch of this
     /// leadership. The second, because the true high watermark may lie between the leader's and where its log ended
-    /// when it was elected. (INVARIANTS speaks of no growth at all until the high watermark has reached that start;
-    /// with an ISR below its minimum it never would, and Kafka has no such rule.)
+    /// when it was elected. (There is no wait for the high watermark to reach that start: with an ISR below its minimum
+    /// it never would, and Kafka has no such rule.)
     fn consider_expanding(&mut self, node: NodeId, high_watermark: Offset) {
         let Some(follower) = self.follower(node) else { return };
         let in_sync = follower.end.is_some_and(|end| end >= high_watermark && end >= self.epoch_start);
