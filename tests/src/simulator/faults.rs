@@ -7,10 +7,15 @@ use quorate_core::{
     runtime::simulated::{Fault, Keep},
 };
 
+use tokio::sync::oneshot::error::TryRecvError;
+
 use super::{Options, Violation, invariants, node::name, world::World};
 
 /// How often the invariants are looked at.
 const STEP: Duration = Duration::from_millis(20);
+
+/// For how long a node may take to end in order.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// By when a healed cluster must have come to rest.
 const REST_MS: u64 = 60_000;
@@ -98,15 +103,29 @@ async fn strike(world: &mut World) -> Result<(), Violation> {
                 world.crash(node, Keep::Some).await;
             }
         }
-        12 => {
-            let machine = world.machines.get_mut(&node);
-            if let Some(machine) = machine {
-                machine.stop(&world.shared, Duration::from_secs(3)).await;
-            }
-            world.let_tasks_end().await;
-        }
+        12 => stop(world, node).await?,
         _ => heal(world).await?,
     }
+    Ok(())
+}
+
+/// Ends a node in order. What it does on its way out is looked at like everything else.
+async fn stop(world: &mut World, node: NodeId) -> Result<(), Violation> {
+    let shared = world.shared.clone();
+    let Some(machine) = world.machines.get_mut(&node).filter(|machine| machine.process.is_some()) else {
+        return Ok(());
+    };
+    let mut stopped = machine.begin_stop(&shared);
+    let deadline = shared.clock.now().plus(STOP_LIMIT);
+    while stopped.try_recv().is_err_and(|error| error == TryRecvError::Empty) && shared.clock.now() < deadline
+    {
+        watch(world, STEP).await?;
+    }
+    invariants::look(world)?;
+    if let Some(machine) = world.machines.get_mut(&node) {
+        machine.kill(&shared);
+    }
+    world.let_tasks_end().await;
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use quorate_core::{
         simulated::{SimulatedDisk, SimulatedNetwork},
     },
 };
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// Clients', brokers' and controllers' ports, the same on every machine.
@@ -46,7 +47,8 @@ pub(super) struct Machine {
 pub(super) struct Process {
     pub(super) broker: Arc<Broker>,
     tasks: TaskScope,
-    started: Started,
+    /// Taken out by whoever stops it in order.
+    started: Option<Started>,
 }
 
 /// What all machines share.
@@ -103,7 +105,7 @@ impl Machine {
         let started = constructed.bound(listeners(&name)).start(facts).await;
         match started {
             Ok(started) => {
-                self.process = Some(Process { broker, tasks, started });
+                self.process = Some(Process { broker, tasks, started: Some(started) });
                 Ok(())
             }
             Err(error) => {
@@ -123,13 +125,18 @@ impl Machine {
         drop(process.started);
     }
 
-    /// Ends the process in order, within `limit`.
-    pub(super) async fn stop(&mut self, shared: &Shared, limit: Duration) {
-        let Some(process) = self.process.take() else { return };
-        let _ = shared.clock.timeout(limit, process.started.stop()).await;
-        process.tasks.kill();
-        shared.network.kill(&name(self.node));
-        shared.cluster.kill(self.node);
+    /// Asks the process to end in order. Resolves when it has; whoever waits may look at it meanwhile, and kills it
+    /// then.
+    pub(super) fn begin_stop(&mut self, shared: &Shared) -> oneshot::Receiver<()> {
+        let (done, stopped) = oneshot::channel();
+        let started = self.process.as_mut().and_then(|process| process.started.take());
+        shared.tasks.spawn(async move {
+            if let Some(started) = started {
+                started.stop().await;
+            }
+            let _ = done.send(());
+        });
+        stopped
     }
 }
 

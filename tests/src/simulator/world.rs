@@ -103,6 +103,9 @@ impl World {
         if machine.process.is_some() {
             self.counts.crashes += 1;
         }
+        if let Some(process) = &machine.process {
+            self.observer.records.note_synced(node, &process.broker.partitions.all());
+        }
         machine.kill(&self.shared);
         machine.disk.crash(keep);
         self.let_tasks_end().await;

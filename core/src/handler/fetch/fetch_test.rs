@@ -167,6 +167,28 @@ async fn a_replica_reads_to_the_end_and_moves_the_high_watermark() {
 }
 
 #[tokio::test]
+async fn a_replica_that_did_not_take_a_high_watermark_in_is_told_it_again() {
+    let bench = Bench::new(DurabilityLevel::Replicated, &[1, 2]);
+    let mut peer = Peer::connect(&bench.handlers, "INTERNAL");
+    peer.hello(2, Purpose::Replication).await;
+    bench.replica.append_as_leader(&batch(3), Acks::Leader).unwrap();
+    let stands =
+        |offset, known| FetchPartition { high_watermark: Some(Offset(known)), ..from(&bench, offset) };
+    let mut asked = FetchRequest { replica: NodeId(2), session_epoch: 0, ..request(vec![stands(0, 0)]) };
+    let id = peer.fetch(&asked, VERSION).await.session_id;
+    asked = FetchRequest { max_wait_ms: 60_000, session_id: id, session_epoch: 1, ..asked };
+    asked.partitions = vec![stands(3, 0)];
+    assert_eq!(peer.fetch(&asked, VERSION).await.partitions[0].high_watermark, Offset(3));
+    // Its log had moved when that answer came, and it says what it knows.
+    asked.session_epoch = 2;
+    let again = peer.fetch(&asked, VERSION).await;
+    assert_eq!(again.partitions.first().map(|told| told.high_watermark), Some(Offset(3)));
+    // One that knows is not told again.
+    asked = FetchRequest { max_wait_ms: 0, session_epoch: 3, partitions: vec![stands(3, 3)], ..asked };
+    assert_eq!(peer.fetch(&asked, VERSION).await.partitions.len(), 0);
+}
+
+#[tokio::test]
 async fn a_newer_fetch_of_a_replica_ends_the_one_that_waits() {
     let bench = Bench::new(DurabilityLevel::Replicated, &[1, 2]);
     let mut peer = Peer::connect(&bench.handlers, "INTERNAL");

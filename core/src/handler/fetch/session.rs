@@ -130,6 +130,11 @@ impl Session {
         if let Some(slot) = self.slots.get_mut(place) {
             wanted.topic = slot.wanted.topic.clone();
             slot.sent_from = slot.sent_from.filter(|sent| *sent == wanted.offset);
+            // What it says that it knows counts, not what it was sent: it drops an answer that its own log has overtaken,
+            // and on an idle partition no other would come.
+            if let (Some(told), Some(known)) = (&mut slot.told, wanted.high_watermark) {
+                told.high_watermark = told.high_watermark.min(known);
+            }
             slot.wanted = wanted;
         }
     }

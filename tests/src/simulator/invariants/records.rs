@@ -81,8 +81,7 @@ pub(super) fn glance(world: &mut World) -> Result<(), Violation> {
         let end = now.log_end.max(one.replica.progress().log_end);
         let known = latest.is_none_or(|latest| latest.start <= end);
         holds!(9, known, "{name}: epoch {latest:?} begins after the end of the log, {end}");
-        let durable = world.observer.records.durable.entry((node, id)).or_default();
-        *durable = now.synced_end.max(*durable).min(now.log_end);
+        world.observer.records.note_synced(node, std::slice::from_ref(&one.replica));
         let last = world.observer.records.last.insert((node, id), (one.life, now));
         if last.is_some_and(|(life, _)| life != one.life) {
             world.observer.records.compare_with_former_life(one)?;
@@ -154,7 +153,9 @@ fn look_at_partition(
         holds!(
             invariant,
             complete,
-            "{id}: {member} is in sync and has synced {synced:?}, visible is {visible}"
+            "{id}: {member} is in sync and has synced {synced:?}, visible is {visible}; it is {:?}, the leader {}",
+            find(*member).map(|one| one.progress),
+            leader.node
         );
     }
     Ok(())
@@ -258,6 +259,15 @@ impl Seen {
         let below = self.true_end(id).0.min(kept);
         let mut late = last.records.iter().filter(|(offset, ..)| *offset >= end.0 && *offset < below);
         late.find(|(offset, _, value)| self.visible.get(&(id, *offset)) == Some(value))
+    }
+
+    /// Takes in how far some of a node's replicas are durable.
+    pub(in crate::simulator) fn note_synced(&mut self, node: NodeId, replicas: &[Arc<Replica>]) {
+        for replica in replicas {
+            let now = replica.progress();
+            let durable = self.durable.entry((node, replica.partition)).or_default();
+            *durable = now.synced_end.max(*durable).min(now.log_end);
+        }
     }
 
     /// How far a partition is visible.
