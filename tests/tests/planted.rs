@@ -35,7 +35,7 @@ const TABLE: &[(Bug, u32)] = &[
 ];
 
 /// Seeds that are tried for each bug.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 150;
 
 fn first(bug: Bug, only: Option<u32>) -> Option<(u64, u32)> {
     (0..SEEDS).find_map(|seed| {
