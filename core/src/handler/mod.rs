@@ -1,6 +1,6 @@
 //! Kafka's requests: the table of APIs decides which are answered where, one file answers each.
 //!
-//! A connection's requests are answered in the order in which they came. See [`connection`].
+//! A connection's requests are answered in the order in which they came. See `connection`.
 
 mod api_versions;
 mod auto_creation;

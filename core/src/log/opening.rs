@@ -60,7 +60,7 @@ pub struct Recovery {
     pub checked_bytes: u64,
     /// A tail that was cut.
     pub cut: Option<Cut>,
-    /// A broken batch that is not a torn tail. The log is [`Unusable::Damaged`].
+    /// A broken batch that is not a torn tail. The log is `Unusable::Damaged`.
     pub damage: Option<Damage>,
     /// Whether an index was built from the batches.
     pub indexes_rebuilt: bool,

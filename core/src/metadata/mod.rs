@@ -1,6 +1,6 @@
 //! The cluster's metadata: an ordered log of small commands, and the image that is a pure function of it.
 //!
-//! [`command`] is what the log carries, [`image`] what it adds up to, [`apply`] the only place that changes an image.
+//! [`command`] is what the log carries, [`image`] what it adds up to, [`mod@apply`] the only place that changes an image.
 //! Nothing here waits, reads a clock, or depends on the order of a hash map: every node that has applied the same log
 //! holds the same image, byte for byte ([`snapshot`]).
 

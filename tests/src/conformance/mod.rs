@@ -1,7 +1,7 @@
 //! The conformance suite: the definition of the consensus port, as cases that any backend must pass.
 //!
 //! A [`Backend`] says how to make a [`Lab`]: a small cluster whose nodes the suite constructs, starts, kills and cuts
-//! off. One file a group of cases; [`CASES`] lists them, and [`conformance!`](crate::conformance) makes a `#[test]` of
+//! off. One file a group of cases; [`CASES`] lists them, and [`conformance!`](macro@crate::conformance) makes a `#[test]` of
 //! each. What a lab cannot do is a [`Capability`] that it refuses with a reason, which the skipped case prints.
 
 mod cluster;
