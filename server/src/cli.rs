@@ -66,7 +66,7 @@ pub(crate) struct ServerArgs {
     /// The configuration, in the syntax and with the names of Kafka's server.properties
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// A setting that wins over the file's and the environment's (QUORATE_<KEY>, dots as underscores); may be given
+    /// A setting that wins over the file's and the environment's (QUORATE_KEY, dots as underscores); may be given
     /// again
     #[arg(long = "override", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,

@@ -27,7 +27,7 @@ pub(crate) fn topic(command: &TopicCommand) -> Result<(), Failure> {
 /// Writes records.
 ///
 /// # Errors
-/// As [`topic`].
+/// As [`topic()`].
 pub(crate) fn produce(args: &ProduceArgs) -> Result<(), Failure> {
     run(|runtime| produce::run(args, runtime))
 }
@@ -35,7 +35,7 @@ pub(crate) fn produce(args: &ProduceArgs) -> Result<(), Failure> {
 /// Reads records.
 ///
 /// # Errors
-/// As [`topic`].
+/// As [`topic()`].
 pub(crate) fn consume(args: &ConsumeArgs) -> Result<(), Failure> {
     run(|runtime| consume::run(args, runtime))
 }
