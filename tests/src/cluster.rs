@@ -398,8 +398,10 @@ impl Drop for Node {
 /// If it was not built.
 #[must_use]
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let own = std::env::current_exe().expect("the program's own path");
+    // Tests are in target/<profile>/deps, programs one folder above.
+    let folder = own.parent().expect("a folder");
+    let profile = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
     let binary = profile.join("quorate");
     assert!(binary.exists(), "{} is missing: run `make build`", binary.display());
     binary
