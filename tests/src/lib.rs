@@ -1,12 +1,10 @@
-//! Conformance suite, cluster harness, history checker, simulator, benchmarks.
+//! Labs of the conformance suite, cluster harness, history checker, simulator, benchmarks.
 
 pub mod certificates;
 pub mod clients;
 pub mod cluster;
-pub mod conformance;
 pub mod etcd;
 pub mod history;
-
 pub mod kafka;
-pub mod proxy;
+pub mod labs;
 pub mod simulator;

@@ -1,29 +1,28 @@
 //! The conformance suite on every backend.
 
 mod memory {
-    quorate_tests::conformance!(quorate_tests::conformance::memory::MemoryBackend::instant());
+    quorate_conformance::conformance!(quorate_tests::labs::memory::MemoryBackend::instant());
 }
 
 mod memory_with_delays {
-    quorate_tests::conformance!(quorate_tests::conformance::memory::MemoryBackend::delayed());
+    quorate_conformance::conformance!(quorate_tests::labs::memory::MemoryBackend::delayed());
 }
 
 mod etcd {
-    use quorate_tests::{conformance::etcd::EtcdBackend, etcd::Release};
+    use quorate_tests::{etcd::Release, labs::etcd::EtcdBackend};
 
-    quorate_tests::conformance!(EtcdBackend(Release::Current));
+    quorate_conformance::conformance!(EtcdBackend(Release::Current));
 }
 
 /// Each mutant of the memory backend is found out by exactly the cases of its row; the first is its rule's own.
 mod mutants {
     use std::{collections::BTreeSet, time::Duration};
 
+    use quorate_conformance::{CASES, Stop, Verdict, run};
     use quorate_core::runtime::Clock;
-    use quorate_tests::conformance::{
-        CASES, Stop, Verdict,
+    use quorate_tests::labs::{
         memory::MemoryBackend,
         mutants::{Mutant, Mutation},
-        run,
     };
 
     macro_rules! mutants {

@@ -1,5 +1,5 @@
 //! The conformance suite on the raft-rs backend.
 
-use quorate_tests::conformance::raftrs::RaftrsBackend;
+use quorate_tests::labs::raftrs::RaftrsBackend;
 
-quorate_tests::conformance!(RaftrsBackend { seed: 1 });
+quorate_conformance::conformance!(RaftrsBackend { seed: 1 });

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use quorate_conformance::proxy::{Fate, Proxy};
 use quorate_core::{
     consensus::{Committed, Leader, LogIndex, ProposeError, Resume},
     runtime::Clock,
 };
-use quorate_tests::{
-    etcd::EtcdServer,
-    proxy::{Fate, Proxy},
-};
+use quorate_tests::etcd::EtcdServer;
 
 use super::common::{config, fresh, start, until, within};
 

@@ -5,14 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_conformance::proxy::{Fate, Proxy};
 use quorate_core::{
     consensus::{Epoch, Leader, LogIndex, NodeId, ProposeError, Resume, Running},
     runtime::{Clock, Rng, TaskScope},
 };
-use quorate_tests::{
-    etcd::{EtcdServer, Release},
-    proxy::{Fate, Proxy},
-};
+use quorate_tests::etcd::{EtcdServer, Release};
 
 use super::common::{Node, config, start, until};
 

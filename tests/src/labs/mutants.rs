@@ -3,6 +3,7 @@
 mod running;
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use quorate_conformance::{Backend, Capability, Constructor, Lab};
 use quorate_core::{
     consensus::{
         Consensus, Epoch, Leader, LeaderAnnouncer, LogIndex, NodeId, Resume, Running, StartError,
@@ -21,10 +23,7 @@ use quorate_core::{
 };
 use running::MutantRunning;
 
-use super::{
-    Backend, Capability, Constructor, Lab,
-    memory::{MemoryBackend, MemoryLab},
-};
+use super::memory::{MemoryBackend, MemoryLab};
 
 /// A broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +146,10 @@ impl Backend for Mutant {
 
     fn is_simulated(&self) -> bool {
         self.memory.simulated
+    }
+
+    fn engine(&self) -> io::Result<tokio::runtime::Runtime> {
+        super::engine(self.memory.simulated)
     }
 
     fn can(&self, capability: Capability) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::IoSlice,
+    io::{self, IoSlice},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use quorate_conformance::{Backend, Capability, Constructor, DiskFault, Lab};
 use quorate_consensus_raftrs::{Raftrs, RaftrsConfig, Timings};
 use quorate_core::{
     consensus::{Consensus, NodeId, StartError},
@@ -20,8 +21,6 @@ use quorate_core::{
     },
 };
 use tokio::sync::mpsc;
-
-use super::{Backend, Capability, Constructor, DiskFault, Lab};
 
 const FOLDER: &str = "/data/raft";
 const PORT: u16 = 9093;
@@ -45,9 +44,25 @@ impl Backend for RaftrsBackend {
         true
     }
 
+    fn engine(&self) -> io::Result<tokio::runtime::Runtime> {
+        super::engine(true)
+    }
+
     fn can(&self, capability: Capability) -> Result<(), String> {
         match capability {
-            Capability::External => Err("it has no quorum outside of its nodes".to_owned()),
+            Capability::Links
+            | Capability::Delay
+            | Capability::Pause
+            | Capability::LyingDisk
+            | Capability::WallClock
+            | Capability::ClockRate
+            | Capability::Memory => {
+                Err("its nodes share a process; processes of their own can do it".to_owned())
+            }
+            Capability::Membership => Err("changes of voters are tested beside the engine".to_owned()),
+            Capability::External | Capability::LostReplies => {
+                Err("it has no quorum outside of its nodes".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -256,6 +271,7 @@ impl Lab for RaftrsLab {
         match fault {
             DiskFault::FailSync => machine.disk.inject(".log", Fault::FailSync, 1),
             DiskFault::Slow => machine.disk.set_sync_delay(Duration::from_secs(1), Duration::from_secs(1)),
+            DiskFault::LoseSyncs => {}
             DiskFault::Full => machine.disk.set_capacity(Some(0)),
             DiskFault::TornTail => machine.tear_tail(),
             DiskFault::FlippedBit => machine.flip(),

@@ -7,17 +7,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use quorate_conformance::{
+    Backend, Capability, Constructor, Lab,
+    proxy::{Fate, Proxy},
+};
 use quorate_consensus_etcd::{ConfigError, Etcd, EtcdConfig};
 use quorate_core::{
     consensus::{Consensus, NodeId, StartError},
     runtime::{Clock, Rng, Runtime, TaskScope},
 };
 
-use super::{Backend, Capability, Constructor, Lab};
-use crate::{
-    etcd::{EtcdServer, Release},
-    proxy::{Fate, Proxy},
-};
+use crate::etcd::{EtcdServer, Release};
 
 /// The shortest lease that is allowed.
 const TTL: Duration = Duration::from_secs(2);
@@ -44,8 +44,16 @@ impl Backend for EtcdBackend {
             Capability::Founders => Err("the first campaign founds the log, whoever wins it".to_owned()),
             Capability::Votes => Err("etcd votes, not the nodes".to_owned()),
             Capability::Silence => Err("nodes do not connect to each other".to_owned()),
-            Capability::Folder | Capability::Disk => Err("it keeps nothing on the node's disk".to_owned()),
-            Capability::Cut
+            Capability::Folder | Capability::Disk | Capability::LyingDisk => {
+                Err("it keeps nothing on the node's disk".to_owned())
+            }
+            Capability::Pause | Capability::WallClock | Capability::ClockRate | Capability::Memory => {
+                Err("its nodes share a process; processes of their own can do it".to_owned())
+            }
+            Capability::Links | Capability::Delay => Err("nodes do not connect to each other".to_owned()),
+            Capability::Membership => Err("the nodes do not vote".to_owned()),
+            Capability::LostReplies
+            | Capability::Cut
             | Capability::HandOver
             | Capability::PreVote
             | Capability::ShortTail
@@ -159,6 +167,16 @@ impl Lab for EtcdLab {
     async fn heal(&mut self, node: NodeId) {
         if let Some(proxy) = self.proxies.get(&node) {
             proxy.set(Fate::Pass, Fate::Pass);
+        }
+    }
+
+    async fn lose_replies(&mut self, node: NodeId, lost: bool) {
+        if let Some(proxy) = self.proxies.get(&node) {
+            let fate = if lost { Fate::Drop } else { Fate::Pass };
+            proxy.set(Fate::Pass, fate);
+            if !lost {
+                proxy.cut();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The memory backend's lab.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use quorate_core::{
@@ -11,7 +11,7 @@ use quorate_core::{
     runtime::{Clock, Rng},
 };
 
-use super::{Backend, Capability, Constructor, Lab};
+use quorate_conformance::{Backend, Capability, Constructor, Lab};
 
 /// How long a node waits for a leader before it campaigns.
 const ELECTION: Duration = Duration::from_millis(100);
@@ -63,11 +63,27 @@ impl Backend for MemoryBackend {
         self.simulated
     }
 
+    fn engine(&self) -> io::Result<tokio::runtime::Runtime> {
+        super::engine(self.simulated)
+    }
+
     fn can(&self, capability: Capability) -> Result<(), String> {
         match capability {
             Capability::BadConfig => Err("its configuration is a value that cannot be wrong".to_owned()),
             Capability::Folder | Capability::Disk => Err("it has no disk".to_owned()),
-            Capability::External => Err("it has no quorum outside of its nodes".to_owned()),
+            Capability::Links
+            | Capability::Delay
+            | Capability::Pause
+            | Capability::LyingDisk
+            | Capability::WallClock
+            | Capability::ClockRate
+            | Capability::Memory => {
+                Err("its nodes share a process; processes of their own can do it".to_owned())
+            }
+            Capability::Membership => Err("its voters are fixed".to_owned()),
+            Capability::External | Capability::LostReplies => {
+                Err("it has no quorum outside of its nodes".to_owned())
+            }
             Capability::Founders
             | Capability::Votes
             | Capability::Cut

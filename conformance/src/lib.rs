@@ -7,15 +7,12 @@
 mod cluster;
 mod compaction;
 mod durability;
-pub mod etcd;
 mod leadership;
 mod lifecycle;
 mod log;
-pub mod memory;
-pub mod mutants;
-pub mod raftrs;
+pub mod proxy;
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::LocalBoxFuture;
@@ -52,6 +49,24 @@ pub enum Capability {
     Disk,
     /// The quorum outside of the nodes can be stopped.
     External,
+    /// Answers of the quorum outside can be lost on their way.
+    LostReplies,
+    /// One direction between two nodes can be cut.
+    Links,
+    /// What passes between nodes can be delayed.
+    Delay,
+    /// A node can be stopped as a whole, and continued.
+    Pause,
+    /// A node's disk can forget what it has acknowledged.
+    LyingDisk,
+    /// A node's wall clock can jump.
+    WallClock,
+    /// A node's clock can run at another speed.
+    ClockRate,
+    /// The most memory that a node has used can be told.
+    Memory,
+    /// The voters can be changed.
+    Membership,
 }
 
 /// How a disk goes wrong, see [`Lab::spoil_disk`].
@@ -63,6 +78,8 @@ pub enum DiskFault {
     Slow,
     /// There is no space.
     Full,
+    /// Syncs are acknowledged, and what they should keep is gone at the next crash ([`Capability::LyingDisk`]).
+    LoseSyncs,
     /// The node being down: its last record is torn.
     TornTail,
     /// The node being down: a bit in the middle of its log has flipped.
@@ -78,6 +95,13 @@ pub trait Backend: Send + Sync {
     fn name(&self) -> String;
     /// Whether the cases run on one thread with paused time.
     fn is_simulated(&self) -> bool;
+    /// The runtime that a case runs on; a simulated backend's is of one thread, with paused time.
+    ///
+    /// # Errors
+    /// If the system has none to give.
+    fn engine(&self) -> io::Result<tokio::runtime::Runtime> {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    }
     /// Whether its labs have a capability; if not, why.
     ///
     /// # Errors
@@ -122,6 +146,32 @@ pub trait Lab: Send {
     async fn spoil_disk(&mut self, _node: NodeId, _fault: DiskFault) {}
     /// Stops or continues the quorum outside ([`Capability::External`]).
     async fn stop_external(&mut self, _stopped: bool) {}
+    /// Loses the answers of the quorum outside to a node from now on, or no more ([`Capability::LostReplies`]).
+    async fn lose_replies(&mut self, _node: NodeId, _lost: bool) {}
+    /// Cuts or joins one direction ([`Capability::Links`]).
+    async fn cut_link(&mut self, _from: NodeId, _to: NodeId, _cut: bool) {}
+    /// Delays what passes between a node and the others, in both directions; zero ends it ([`Capability::Delay`]).
+    async fn delay(&mut self, _node: NodeId, _delay: Duration) {}
+    /// Stops a node as a whole, or continues it ([`Capability::Pause`]).
+    async fn pause(&mut self, _node: NodeId, _paused: bool) {}
+    /// Moves a node's wall clock by so many seconds from the machine's ([`Capability::WallClock`]).
+    async fn set_wall_clock(&mut self, _node: NodeId, _ahead_s: i64) {}
+    /// Makes a node's monotonic clock twice as fast until its process ends ([`Capability::ClockRate`]).
+    async fn double_clock_rate(&mut self, _node: NodeId) {}
+    /// The most memory that the node's present life has used, in bytes ([`Capability::Memory`]).
+    fn memory_peak(&self, _node: NodeId) -> Option<u64> {
+        None
+    }
+    /// Makes room for one node more, which lists the voters and is none yet ([`Capability::Membership`]).
+    async fn newcomer(&mut self) -> Option<NodeId> {
+        None
+    }
+    /// Where a node is reached by the others, `host:port` ([`Capability::Membership`]).
+    fn endpoint(&self, _node: NodeId) -> String {
+        String::new()
+    }
+    /// Empties a node's folder; the node is down ([`Capability::Membership`]).
+    async fn wipe(&mut self, _node: NodeId) {}
 }
 
 /// Why a case ended early.
@@ -149,7 +199,7 @@ impl fmt::Display for Stop {
 macro_rules! ensure {
     ($condition:expr, $($reason:tt)+) => {
         if !$condition {
-            return Err($crate::conformance::Stop::Failed(format!($($reason)+)));
+            return Err($crate::Stop::Failed(format!($($reason)+)));
         }
     };
 }
@@ -261,12 +311,7 @@ pub fn check(name: &str, backend: &dyn Backend) {
 /// If there is no such case or the system has no runtime to give.
 pub fn run(name: &str, backend: &dyn Backend) -> Verdict {
     let case = CASES.iter().find(|case| case.name == name).expect("a case of the list");
-    let simulated = backend.is_simulated();
-    let mut builder = match simulated {
-        true => tokio::runtime::Builder::new_current_thread(),
-        false => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = builder.enable_all().start_paused(simulated).build().expect("a runtime");
+    let runtime = backend.engine().expect("a runtime");
     let verdict = runtime.block_on((case.run)(backend));
     runtime.shutdown_timeout(Duration::from_secs(1));
     verdict
@@ -289,7 +334,7 @@ macro_rules! conformance_tests {
         $(
             #[test]
             fn $name() {
-                $crate::conformance::check(stringify!($name), &$backend);
+                $crate::check(stringify!($name), &$backend);
             }
         )+
     };
