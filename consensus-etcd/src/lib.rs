@@ -9,6 +9,7 @@
 //! Decisions ([`head`], [`campaign`], [`proposal`], [`reader`]) are pure functions over the small vocabulary of
 //! [`storage`]; [`observer`], [`session`], [`proposing`] and [`compaction`] carry them out; [`transport`] is the only place that
 //! names the etcd client.
+#![forbid(unsafe_code)]
 
 mod backend;
 mod campaign;

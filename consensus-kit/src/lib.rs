@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows a consensus algorithm. A backend decides what to write and what to send; this crate makes it
 //! durable, in order, and carries it.
+#![forbid(unsafe_code)]
 
 pub mod codec;
 pub mod disk;

@@ -3,6 +3,7 @@
 //! [`Raftrs`] is the configured backend, and [`quorate_core::consensus::Consensus::start`] makes it run. One task
 //! owns the Raft node (`engine`); it alone decides, and it writes before it answers. Whoever reads the log reads it by
 //! index, without the engine.
+#![forbid(unsafe_code)]
 
 mod backend;
 mod change;

@@ -2,6 +2,7 @@
 //!
 //! See `ARCHITECTURE.md` for the map. Nothing here names a consensus backend, and nothing here opens a socket or a
 //! file but through [`runtime`].
+#![forbid(unsafe_code)]
 
 pub mod broker;
 pub mod consensus;

@@ -12,6 +12,8 @@ use quorate_core::{
 use tokio::sync::mpsc;
 
 use crate::config::{ServerConfig, endpoints::items};
+#[cfg(feature = "plugin")]
+use crate::library;
 
 /// Connections that peers of an in-process backend made to the controller listener.
 pub(crate) type PeerConnections = mpsc::Receiver<(Connection, SocketAddr)>;
@@ -28,20 +30,44 @@ pub(crate) fn names() -> Vec<&'static str> {
     names
 }
 
-/// Whether this build has the backend.
+/// The backend that a configuration names.
+pub(crate) struct Choice {
+    /// The name that a node's folders record.
+    pub(crate) recorded: String,
+    #[cfg(feature = "plugin")]
+    library: Option<std::sync::Arc<library::Library>>,
+}
+
+/// Finds the backend of this name: one that this build has, or the library at the path of `plugin:/path`, which is
+/// loaded into this process.
 ///
 /// # Errors
-/// A sentence that names those it has.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let names = names();
-    if names.contains(&name) {
-        return Ok(());
+/// A sentence that says why there is none.
+pub(crate) fn choose(name: &str) -> Result<Choice, String> {
+    #[cfg(feature = "plugin")]
+    if let Some(path) = name.strip_prefix(library::PREFIX) {
+        let library = library::open(path)?;
+        return Ok(Choice { recorded: library.recorded_name().to_owned(), library: Some(library) });
     }
-    Err(format!("consensus={name}: there is no such backend; this build has {}", names.join(", ")))
+    let names = names();
+    if !names.contains(&name) {
+        let mut known = names.join(", ");
+        if cfg!(feature = "plugin") {
+            known.push_str(" and plugin:/path/of/a/library.so");
+        }
+        return Err(format!("consensus={name}: there is no such backend; this build has {known}"));
+    }
+    Ok(Choice {
+        recorded: name.to_owned(),
+        #[cfg(feature = "plugin")]
+        library: None,
+    })
 }
 
 /// What a backend is made of.
 pub(crate) struct Ingredients<'a> {
+    /// The backend that the configuration names.
+    pub(crate) choice: &'a Choice,
     /// The configuration.
     pub(crate) config: &'a ServerConfig,
     /// The ports to the world.
@@ -59,13 +85,15 @@ pub(crate) struct Ingredients<'a> {
 /// A sentence that names the key whose value cannot be.
 pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
     let config = ingredients.config;
-    let name = config.consensus.name.as_str();
-    check_name(name)?;
     if !config.roles.controller {
         let runtime = ingredients.runtime.clone();
         return Ok(Box::new(Observer::new(runtime, config.node, ingredients.directory, voters(config))));
     }
-    match name {
+    #[cfg(feature = "plugin")]
+    if let Some(library) = &ingredients.choice.library {
+        return library::construct(library, config, ingredients.directory);
+    }
+    match ingredients.choice.recorded.as_str() {
         #[cfg(feature = "raftrs")]
         "raftrs" => raftrs(ingredients),
         #[cfg(feature = "etcd")]
@@ -82,7 +110,7 @@ fn voters(config: &ServerConfig) -> BTreeMap<NodeId, String> {
 fn raftrs(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
     use quorate_consensus_raftrs::{Raftrs, RaftrsConfig, Timings};
 
-    let Ingredients { config, runtime, directory, peers } = ingredients;
+    let Ingredients { config, runtime, directory, peers, .. } = ingredients;
     let usual = Timings::default();
     let millis =
         |key: &str| config.file.get(key).and_then(|text| text.parse().ok()).map(Duration::from_millis);
@@ -178,4 +206,28 @@ pub(crate) const KEYS: &[Key] = &[
         "The name in etcd's certificate, where it is not the endpoint's host.",
     ),
     key("consensus.etcd.username", Kind::Text, None, "The user that this node is in etcd."),
+    key(
+        "consensus.listener",
+        Kind::Text,
+        None,
+        "Where a library of consensus=plugin: listens for its peers, host:port. Set with consensus.peers.",
+    ),
+    key(
+        "consensus.peers",
+        Kind::List(&[]),
+        None,
+        "Where such libraries reach each other, id@host:port,…, one for each of controller.quorum.voters.",
+    ),
+    key(
+        "consensus.plugin.*",
+        Kind::Text,
+        None,
+        "Whatever the library of consensus=plugin: takes, handed to it under the name behind consensus.plugin.",
+    ),
+    key(
+        "consensus.plugin.secret.*",
+        Kind::Password,
+        None,
+        "As consensus.plugin.*, handed over as secret.NAME, and never shown.",
+    ),
 ];

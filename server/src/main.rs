@@ -1,4 +1,5 @@
 //! The binary `quorate`: the process around the broker. See `ARCHITECTURE.md` for the map.
+#![forbid(unsafe_code)]
 
 mod backend;
 mod cli;
@@ -9,6 +10,8 @@ mod exit;
 mod fetch_page;
 mod http;
 mod leadership;
+#[cfg(feature = "plugin")]
+mod library;
 mod listener;
 mod logging;
 mod metrics;

@@ -5,7 +5,7 @@ use std::{future::Future, io, net::SocketAddr, net::TcpListener, pin::Pin, sync:
 use quorate_core::{
     broker::{
         BoundListeners, Broker, BrokerState, NodeFacts,
-        config::{ListenerConfig, ListenerPurpose},
+        config::{BrokerConfig, ListenerConfig, ListenerPurpose},
         directory_lock::{self, DirectoryLocks, LockError},
         meta_properties::{self, MetaError, MetaProperties},
         start::{Bound, Constructed, StartError, Started},
@@ -43,7 +43,8 @@ pub(crate) fn check(config: &ServerConfig) -> Result<(), Failure> {
     let _entered = engine.enter();
     let (_peers, peers) = mpsc::channel(peers::WAITING_MAX);
     let runtime = &Runtime::real();
-    let ingredients = Ingredients { config, runtime, directory: DirectoryId::default(), peers };
+    let choice = &backend::choose(&config.consensus.name).map_err(Failure::Config)?;
+    let ingredients = Ingredients { choice, config, runtime, directory: DirectoryId::default(), peers };
     backend::select(ingredients).map(drop).map_err(Failure::Config)
 }
 
@@ -52,17 +53,19 @@ pub(crate) fn check(config: &ServerConfig) -> Result<(), Failure> {
 /// # Errors
 /// If it cannot start, or fails for good.
 pub(crate) fn run(config: &ServerConfig) -> Result<(), Failure> {
+    let choice = backend::choose(&config.consensus.name).map_err(Failure::Config)?;
     let sockets = Sockets::bind(config).map_err(Failure::new)?;
     let engine = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let entered = engine.enter();
     let runtime = Runtime::real();
     let _locks = lock(config, &runtime)?;
-    let folders = folders(config, &runtime)?;
+    let folders = folders(config, &runtime, &choice.recorded)?;
     let (sender, peers) = mpsc::channel(peers::WAITING_MAX);
     let directory = folders.first().map(|folder| folder.directory).unwrap_or_default();
-    let ingredients = Ingredients { config, runtime: &runtime, directory, peers };
+    let ingredients = Ingredients { choice: &choice, config, runtime: &runtime, directory, peers };
     let consensus = backend::select(ingredients).map_err(Failure::Config)?;
-    let node = Constructed::new(config.broker_config(), runtime, consensus).bound(sockets.reached());
+    let facts = BrokerConfig { backend: choice.recorded, ..config.broker_config() };
+    let node = Constructed::new(facts, runtime, consensus).bound(sockets.reached());
     let surroundings = Surroundings::open(config, sockets, node.broker(), sender).map_err(Failure::new)?;
     drop(entered);
     engine.block_on(live(node, folders, surroundings))
@@ -77,8 +80,8 @@ fn lock(config: &ServerConfig, runtime: &Runtime) -> Result<DirectoryLocks, Fail
 }
 
 /// The log directories, made where they are missing; refused where they are not this node's.
-fn folders(config: &ServerConfig, runtime: &Runtime) -> Result<Vec<MetaProperties>, Failure> {
-    let opened = meta_properties::open(runtime, &config.log_dirs, config.node, &config.consensus.name);
+fn folders(config: &ServerConfig, runtime: &Runtime, backend: &str) -> Result<Vec<MetaProperties>, Failure> {
+    let opened = meta_properties::open(runtime, &config.log_dirs, config.node, backend);
     opened.map_err(|error| match error {
         MetaError::System { .. } => Failure::new(error),
         _ => Failure::config(error),

@@ -172,6 +172,32 @@ fn every_crate_of_the_workspace_inherits_the_lints() {
     }
 }
 
+/// Where code may be `unsafe`; everything else stays within what the compiler checks.
+const UNSAFE_ROOMS: [&str; 1] = ["consensus-plugin/"];
+
+#[test]
+fn only_the_rooms_at_the_edge_are_unsafe_and_say_why() {
+    let mut wrong = Vec::new();
+    for (name, text) in tracked(&[".rs"]) {
+        let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
+        for (at, line) in code.iter().enumerate() {
+            let block = line.contains("unsafe {") || line.contains("unsafe impl");
+            if (block || line.contains("unsafe extern") || line.contains("unsafe fn"))
+                && !name.ends_with("tidy.rs")
+                && !UNSAFE_ROOMS.iter().any(|room| name.starts_with(room))
+            {
+                wrong.push(format!("{name}:{}: unsafe code outside of {UNSAFE_ROOMS:?}", at + 1));
+            }
+            let before = text.lines().skip(at.saturating_sub(6)).take(at - at.saturating_sub(6));
+            if block && !name.ends_with("tidy.rs") && !before.clone().any(|line| line.contains("// SAFETY:"))
+            {
+                wrong.push(format!("{name}:{}: no SAFETY comment above", at + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let banned = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX"].map(|word| word.to_owned());

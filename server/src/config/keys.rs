@@ -14,9 +14,17 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Key> {
     configs::broker_keys().chain(backend::KEYS)
 }
 
-/// The key of this name.
+/// The key of this name, or the one whose `*` stands for the rest of it.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
-    all().find(|key| key.name == name)
+    let longest = |key: &&'static Key| key.name.len();
+    all()
+        .find(|key| key.name == name)
+        .or_else(|| all().filter(|key| stands_for(key, name)).max_by_key(longest))
+}
+
+fn stands_for(key: &Key, name: &str) -> bool {
+    let rest = key.name.strip_suffix('*').and_then(|beginning| name.strip_prefix(beginning));
+    rest.is_some_and(|rest| !rest.is_empty())
 }
 
 /// Why a key that Kafka knows means nothing here.

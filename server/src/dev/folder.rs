@@ -123,10 +123,13 @@ fn settle(folder: &str, has: Shape, wanted: &Wanted) -> Result<Shape, FolderErro
         let count = |nodes| if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
         return Err(other(count(has.nodes), nodes.to_string()));
     }
-    if let Some(consensus) = wanted.consensus.as_ref().filter(|name| **name != has.consensus) {
+    let consensus = wanted.consensus.clone().unwrap_or_else(|| has.consensus.clone());
+    // A library may have moved. Whether it is the same backend is what the nodes' own folders know.
+    let is_library = |name: &str| name.starts_with("plugin:");
+    if consensus != has.consensus && !(is_library(&consensus) && is_library(&has.consensus)) {
         return Err(other(format!("a cluster on {}", has.consensus), format!("on {consensus}")));
     }
-    Ok(Shape { port: wanted.port.unwrap_or(has.port), ..has })
+    Ok(Shape { port: wanted.port.unwrap_or(has.port), consensus, ..has })
 }
 
 fn parse(text: &str) -> Option<Shape> {
@@ -179,11 +182,19 @@ mod tests {
         for (wanted, reason) in [
             (wanted(Some(5), None), "holds 3 nodes, not 5"),
             (wanted(Some(3), Some("etcd")), "holds a cluster on raftrs, not on etcd"),
+            (wanted(None, Some("plugin:/x.so")), "holds a cluster on raftrs, not on plugin:/x.so"),
         ] {
             let error = Folder::take(&path, &wanted).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--data-dir"), "{error}");
         }
         assert_eq!(Folder::take(&path, &Wanted::default()).unwrap().shape.nodes, 3);
+    }
+
+    #[test]
+    fn a_library_may_be_found_elsewhere() {
+        let parent = made(1, "plugin:/old/x.so");
+        let folder = Folder::take(&parent.path().join("d"), &wanted(None, Some("plugin:/new/x.so"))).unwrap();
+        assert_eq!(folder.shape.consensus, "plugin:/new/x.so");
     }
 
     #[test]

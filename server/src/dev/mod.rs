@@ -74,10 +74,11 @@ fn prepare(args: &DevArgs) -> Result<(Folder, Plan), Failure> {
     let set = settings.explicit("consensus").map(|setting| setting.value.clone());
     let wanted = Wanted { nodes: args.nodes, consensus: args.consensus.clone().or(set), port: args.port };
     if let Some(name) = &wanted.consensus {
-        backend::check_name(name).map_err(Failure::Config)?;
+        backend::choose(name).map(drop).map_err(Failure::Config)?;
     }
     let folder = Folder::take(&args.data_dir, &wanted).map_err(Failure::config)?;
     let shape = &folder.shape;
+    backend::choose(&shape.consensus).map(drop).map_err(Failure::Config)?;
     let mut plan = Plan::new(&folder.path, shape.nodes, shape.port, &shape.consensus, &settings)
         .map_err(Failure::Config)?;
     if plan.consensus == "etcd" && settings.explicit("consensus.etcd.endpoints").is_none() {

@@ -11,7 +11,7 @@ use crate::config::{properties::escape_value, settings::Settings};
 const STRIDE: u16 = 10;
 
 /// Keys that `dev` decides for each node, and that nobody else may set.
-const OWN_KEYS: [&str; 11] = [
+const OWN_KEYS: [&str; 13] = [
     "node.id",
     "broker.id",
     "process.roles",
@@ -23,6 +23,8 @@ const OWN_KEYS: [&str; 11] = [
     "controller.quorum.voters",
     "log.dirs",
     "quorate.http.listener",
+    "consensus.listener",
+    "consensus.peers",
 ];
 
 /// A cluster on this machine.
@@ -146,12 +148,18 @@ impl Plan {
         self.folder.join("etcd.log")
     }
 
+    /// Whether the backend is a shared library, which binds a listener of its own.
+    fn is_library(&self) -> bool {
+        self.consensus.starts_with("plugin:")
+    }
+
     /// Every port that is needed, and what for.
     pub(crate) fn ports(&self) -> Vec<(u16, String)> {
         let mut ports = Vec::new();
         for node in &self.nodes {
-            let purposes = ["clients", "controller", "HTTP", "inter-broker"];
-            for (offset, purpose) in (0..).zip(purposes) {
+            let purposes = ["clients", "controller", "HTTP", "inter-broker", "consensus"];
+            let count = purposes.len() - usize::from(!self.is_library());
+            for (offset, purpose) in (0..).zip(purposes).take(count) {
                 ports.push((node.port + offset, format!("node {}, {purpose}", node.node)));
             }
         }
@@ -184,6 +192,13 @@ impl Plan {
             ("log.dirs", node.folder.join("data").display().to_string()),
             ("consensus", self.consensus.clone()),
         ];
+        if self.is_library() {
+            let listener = |other: &NodePlan| format!("127.0.0.1:{}", other.port + 4);
+            let peers: Vec<String> =
+                self.nodes.iter().map(|other| format!("{}@{}", other.node, listener(other))).collect();
+            lines.push(("consensus.listener", listener(node)));
+            lines.push(("consensus.peers", peers.join(",")));
+        }
         if self.etcd.is_some() {
             lines.push(("consensus.etcd.endpoints", format!("http://127.0.0.1:{}", self.etcd_ports().0)));
         }
@@ -236,6 +251,18 @@ mod tests {
             ports,
             [9092, 9093, 9094, 9095, 9102, 9103, 9104, 9105, 9112, 9113, 9114, 9115, 9096, 9097]
         );
+    }
+
+    #[test]
+    fn a_library_is_given_a_listener_on_each_node() {
+        let mut plan = plan(2, 9092, &[]).unwrap();
+        plan.consensus = "plugin:/x.so".to_owned();
+        let text = plan.properties_of(&plan.nodes[1]);
+        for line in ["consensus.listener=127.0.0.1:9106", "consensus.peers=1@127.0.0.1:9096,2@127.0.0.1:9106"]
+        {
+            assert!(text.lines().any(|written| written == line), "{text}");
+        }
+        assert!(plan.ports().contains(&(9106, "node 2, consensus".to_owned())));
     }
 
     #[test]
