@@ -88,8 +88,8 @@ fn a_folder_of_another_node_cluster_or_backend_is_refused_with_the_reason() {
     copy(&other.node(2).data(), &two);
     drop(other);
     cluster.node(2).start();
-    // It knows the voters of its own cluster, which are gone: it waits for them by name, and joins nobody else.
-    says(&mut cluster, 2, &["missing: node", "another cluster"]);
+    // Whom it calls by its own list of voters are nodes of this cluster; they are not of the folder's.
+    says(&mut cluster, 2, &["the folder of node 2 is of the cluster"]);
     cluster.node(2).kill();
 
     // An emptied voter: the cluster refuses it, and it says so.

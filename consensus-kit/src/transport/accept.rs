@@ -10,12 +10,12 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     Event, Inner,
-    dial::emptied,
+    dial::{emptied, of_another_cluster},
     frame::{read_frame, read_preamble, write_frame},
     hello::{Answer, HELLO_CAP, Hello, Purpose},
     snapshot,
 };
-use crate::founding::{Charter, Phase};
+use crate::founding::Phase;
 
 /// Connections that have not said who they are. More wait.
 const GREETING: usize = 64;
@@ -72,8 +72,14 @@ fn refusal_of_address(inner: &Inner, hello: &Hello) -> Option<String> {
     if hello.claim.node == config.node {
         return Some(format!("two nodes have the id {}; give one of them another", config.node));
     }
+    let own = inner.founding.claim();
+    if hello.purpose != Purpose::Meeting
+        && let Some(problem) = of_another_cluster(&hello.claim, &own)
+    {
+        return Some(problem);
+    }
     if hello.to_directory.is_some_and(|directory| directory != config.directory) {
-        return Some(emptied(&inner.founding.claim()));
+        return Some(emptied(&own));
     }
     None
 }
@@ -106,12 +112,9 @@ fn refusal(inner: &Inner, hello: &Hello) -> Option<String> {
             inner.config.node
         ));
     }
-    let (Phase::Final(Charter { log, .. }), Phase::Final(other)) = (&mine, its) else {
+    let (Phase::Final(_), Phase::Final(_)) = (&mine, its) else {
         return Some(format!("node {} is not of a founded cluster yet", inner.config.node));
     };
-    if *log != other.log {
-        return Some(format!("this node is of the cluster {log}, not of {}", other.log));
-    }
     let members = inner.members.lock();
     match members.membership.member(caller.node) {
         Some(member) if member.directory == caller.directory => None,

@@ -45,6 +45,11 @@ pub(super) async fn dial(inner: &Inner, call: Call<'_>) -> Result<(Connection, C
     inner.in_time("greeting", connection.write_all(&out)).await?;
     let answer = inner.in_time("greeting", read_frame(&mut connection, HELLO_CAP)).await?;
     let Answer { claim, refused } = Answer::decode(&answer).ok_or("it answers in another protocol")?;
+    if call.purpose != Purpose::Meeting
+        && let Some(problem) = of_another_cluster(&inner.founding.claim(), &claim)
+    {
+        return Err(problem);
+    }
     inner.founding.meet(claim.clone()).await.map_err(|error| error.to_string())?;
     if let Some(refused) = refused {
         return Err(format!("it refuses: {refused}"));
@@ -65,6 +70,19 @@ pub(super) fn emptied(claim: &Claim) -> String {
          bring the old one back, or remove this voter and add it again",
         claim.node, claim.directory
     )
+}
+
+/// What is said where the folders of two nodes are of different clusters: the one who calls has a wrong folder, or a
+/// wrong list of voters.
+pub(super) fn of_another_cluster(caller: &Claim, called: &Claim) -> Option<String> {
+    let (Phase::Final(mine), Phase::Final(other)) = (&caller.phase, &called.phase) else { return None };
+    (mine.log != other.log).then(|| {
+        format!(
+            "node {} is of the cluster {}, but the folder of node {} is of the cluster {}; give node {} the folder \
+             of its own cluster, or correct its controller.quorum.voters",
+            called.node, other.log, caller.node, mine.log, caller.node
+        )
+    })
 }
 
 /// Asks a node who it is.

@@ -181,7 +181,7 @@ async fn whoever_is_of_another_cluster_engine_or_id_is_refused() {
     stranger.transport.set_members(&members, LogIndex(0));
     net.clock.sleep(SECOND).await;
     let problem = stranger.transport.problems().remove(&NodeId(0)).unwrap();
-    assert!(problem.contains("this node is of the cluster"), "{problem}");
+    assert!(problem.contains("the folder of node 9 is of the cluster"), "{problem}");
 }
 
 #[tokio::test(start_paused = true)]

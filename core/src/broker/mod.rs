@@ -22,6 +22,7 @@ mod observed;
 pub mod observer;
 mod outcomes;
 mod partitions;
+mod producer_ids;
 mod quorum;
 mod reconciler;
 mod registration;
@@ -80,6 +81,7 @@ pub struct Broker {
     bound: OnceLock<BoundListeners>,
     facts: OnceLock<NodeFacts>,
     outcomes: outcomes::Outcomes,
+    producer_ids: producer_ids::ProducerIds,
     leadership: ArcSwapOption<controller::Leadership>,
     controller_at: watch::Sender<ControllerAt>,
     link: forward::Link,
@@ -130,6 +132,7 @@ impl Broker {
             syncs: Syncs::default(),
             partitions: Partitions::default(),
             outcomes: outcomes::Outcomes::default(),
+            producer_ids: producer_ids::ProducerIds::default(),
             leadership: ArcSwapOption::empty(),
             controller_at: watch::Sender::default(),
             link: forward::Link::default(),

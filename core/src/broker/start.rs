@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     BoundListeners, Broker, BrokerConfig, BrokerState, ControllerAt, NodeFacts, applier, controller, fetcher,
-    folders::Folders, heartbeat, housekeeping, image_file, isr, life::Life, reconciler, syncer,
+    folders::Folders, heartbeat, housekeeping, image_file, isr, life::Life, producer_ids, reconciler, syncer,
 };
 use crate::{
     consensus::{
@@ -226,6 +226,7 @@ fn spawn_records(broker: &Arc<Broker>) {
     tasks.spawn(fetcher::run(broker.clone()));
     tasks.spawn(isr::watch_lag(broker.clone()));
     tasks.spawn(isr::ask_for_changes(broker.clone()));
+    tasks.spawn(producer_ids::keep(broker.clone()));
 }
 
 /// Does what each role permits, until the next one.

@@ -60,7 +60,6 @@ pub struct Handlers {
     limits: Limits,
     /// Names of topics that are being made because somebody asked for them.
     creations: Mutex<BTreeSet<String>>,
-    producer_ids: tokio::sync::Mutex<init_producer_id::Block>,
     sessions: fetch::Sessions,
 }
 
@@ -102,14 +101,7 @@ impl Handlers {
     pub fn with_limits(broker: Arc<Broker>, limits: Limits) -> Arc<Self> {
         let memory = FrameMemory::new(limits.queued_bytes);
         let sessions = fetch::Sessions::new(broker.runtime.clock.clone());
-        Arc::new(Self {
-            broker,
-            memory,
-            limits,
-            creations: Mutex::default(),
-            producer_ids: tokio::sync::Mutex::default(),
-            sessions,
-        })
+        Arc::new(Self { broker, memory, limits, creations: Mutex::default(), sessions })
     }
 
     /// Whether a broker config is `true` here now.

@@ -45,7 +45,9 @@ func workload(bootstrap, topic string, partitions int, duration time.Duration) {
 	for id := range producers {
 		all.Go(func() {
 			c := client(bootstrap, kgo.RecordDeliveryTimeout(30*time.Second), kgo.ProducerLinger(0),
-				kgo.RequestRetries(1_000_000), kgo.MetadataMinAge(100*time.Millisecond))
+				kgo.RequestRetries(1_000_000), kgo.MetadataMinAge(20*time.Millisecond),
+				// The client's own backoff grows to seconds and would hide how long the cluster takes.
+				kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }))
 			defer c.Close()
 			var pending sync.WaitGroup
 			free := make(chan struct{}, inFlight)
