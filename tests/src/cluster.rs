@@ -49,12 +49,21 @@ pub struct Cluster {
 /// One process and what is needed to start it again.
 pub struct Node {
     id: u32,
+    roles: Roles,
     port: u16,
     properties: PathBuf,
     log: PathBuf,
     /// The length of the log when the process was last started.
     log_before: usize,
     child: Option<Child>,
+}
+
+/// `process.roles`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Roles {
+    Both,
+    Controller,
+    Broker,
 }
 
 /// Ports a node takes: client, controller, HTTP, inter-broker, and a margin like `quorate dev` leaves.
@@ -89,23 +98,42 @@ impl Cluster {
     /// If the temporary folder cannot be written.
     #[must_use]
     pub fn prepare_with(count: u32, backend: &Backend, extra: &str) -> Self {
+        Self::prepare_nodes(count, count, backend, extra)
+    }
+
+    /// A cluster of which nothing runs yet, whose first `controllers` nodes keep no records and whose others are no
+    /// controllers.
+    #[must_use]
+    pub fn prepare_apart(controllers: u32, brokers: u32, backend: &Backend, extra: &str) -> Self {
+        Self::prepare_nodes(controllers + brokers, controllers, backend, extra)
+    }
+
+    fn prepare_nodes(count: u32, controllers: u32, backend: &Backend, extra: &str) -> Self {
+        let brokers = if count == controllers { count } else { count - controllers };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = free_ports(PORTS_PER_NODE * u16::try_from(count).expect("few nodes"));
         let port = |id: u32| base + PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes");
-        let voters: Vec<String> = (1..=count).map(|id| format!("{id}@127.0.0.1:{}", port(id) + 1)).collect();
+        let voters: Vec<String> =
+            (1..=controllers).map(|id| format!("{id}@127.0.0.1:{}", port(id) + 1)).collect();
         let mut nodes = Vec::new();
         for id in 1..=count {
             let at = folder.path().join(format!("node-{id}"));
             fs::create_dir_all(&at).expect("a folder for the node");
+            let roles = match id <= controllers {
+                true if count == controllers => Roles::Both,
+                true => Roles::Controller,
+                false => Roles::Broker,
+            };
             let node = Node {
                 id,
+                roles,
                 port: port(id),
                 properties: at.join("server.properties"),
                 log: at.join("quorate.log"),
                 log_before: 0,
                 child: None,
             };
-            let text = node.properties_text(&at, &voters.join(","), count, backend) + extra;
+            let text = node.properties_text(&at, &voters.join(","), brokers, backend) + extra;
             fs::write(&node.properties, text).expect("the properties");
             nodes.push(node);
         }
@@ -125,7 +153,8 @@ impl Cluster {
     /// The client listeners, as `bootstrap.servers` takes them.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        let addresses: Vec<String> = self.nodes.iter().map(Node::address).collect();
+        let brokers = self.nodes.iter().filter(|node| node.roles != Roles::Controller);
+        let addresses: Vec<String> = brokers.map(Node::address).collect();
         addresses.join(",")
     }
 
@@ -213,17 +242,25 @@ impl Cluster {
 }
 
 impl Node {
-    fn properties_text(&self, at: &Path, voters: &str, count: u32, backend: &Backend) -> String {
-        let Self { id, port, .. } = self;
+    fn properties_text(&self, at: &Path, voters: &str, brokers: u32, backend: &Backend) -> String {
+        let Self { id, port, roles, .. } = self;
         let (controller, http, internal) = (port + 1, port + 2, port + 3);
-        let (replication, min_isr) = (count.min(3), if count >= 3 { 2 } else { 1 });
+        let (replication, min_isr) = (brokers.min(3), if brokers >= 3 { 2 } else { 1 });
+        let for_records = format!(
+            "PLAINTEXT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal}\ninter.broker.listener.name=INTERNAL"
+        );
+        let for_metadata = format!("CONTROLLER://127.0.0.1:{controller}");
+        let (roles, listeners) = match roles {
+            Roles::Both => ("broker,controller", format!("{for_metadata},{for_records}")),
+            Roles::Controller => ("controller", for_metadata),
+            Roles::Broker => ("broker", for_records),
+        };
         let mut text = format!(
             "node.id={id}\n\
-             process.roles=broker,controller\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},INTERNAL://127.0.0.1:{internal}\n\
+             process.roles={roles}\n\
+             listeners={listeners}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
-             inter.broker.listener.name=INTERNAL\n\
              controller.quorum.voters={voters}\n\
              quorate.http.listener=127.0.0.1:{http}\n\
              log.dirs={}\n\

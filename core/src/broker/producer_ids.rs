@@ -17,7 +17,7 @@ const PAUSE_MS: u64 = 100;
 
 /// Ids that this broker may still give away.
 #[derive(Debug, Default)]
-pub struct ProducerIds {
+pub(super) struct ProducerIds {
     blocks: watch::Sender<Blocks>,
 }
 

@@ -105,6 +105,13 @@ impl InSync {
         self.change.is_some()
     }
 
+    /// How many members there are that were not asked to leave.
+    #[must_use]
+    pub fn staying(&self) -> usize {
+        let asked = self.change.as_ref().map_or(usize::MAX, |change| change.isr.len());
+        self.current.len().min(asked)
+    }
+
     /// Whether the replica is in the maximal ISR.
     #[must_use]
     pub fn may_contain(&self, node: NodeId) -> bool {

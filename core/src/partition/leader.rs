@@ -174,10 +174,21 @@ impl Leadership {
         &self.replicas
     }
 
-    /// Whether the ISR is large enough for acks=all, and for the high watermark to move (KIP-966).
+    /// Whether the ISR is large enough for the high watermark to move (KIP-966).
     #[must_use]
     pub fn has_min_isr(&self) -> bool {
-        self.in_sync.current().len() >= self.rules.min_isr.min(self.replicas.len())
+        self.in_sync.current().len() >= self.min_isr()
+    }
+
+    /// Whether the ISR is large enough for acks=all, without the members that were asked to leave. While no controller
+    /// takes such a change in, the ISR stays as it is, and a producer would wait for replicas that are gone.
+    #[must_use]
+    pub fn can_acknowledge(&self) -> bool {
+        self.in_sync.staying() >= self.min_isr()
+    }
+
+    fn min_isr(&self) -> usize {
+        self.rules.min_isr.min(self.replicas.len())
     }
 
     /// Whether the high watermark has reached what was in the log when the leadership began. Before that, the true one

@@ -75,6 +75,15 @@ fn the_high_watermark_stands_still_while_the_isr_is_too_small() {
 }
 
 #[test]
+fn members_that_were_asked_to_leave_take_no_part_in_acks_all() {
+    let mut leader = leading(&[ONE, TWO], 2, 0);
+    assert!(leader.can_acknowledge());
+    assert!(leader.shrink(Offset(10), after(100_000)));
+    assert!(!leader.can_acknowledge(), "whether or not a controller is there to take the change in");
+    assert!(leader.has_min_isr(), "and until one has, the high watermark waits for them");
+}
+
+#[test]
 fn a_minimum_beyond_the_replicas_is_all_of_them() {
     let mut leader = leading(&[ONE, TWO, THREE], 5, 0);
     assert!(leader.has_min_isr());

@@ -182,7 +182,7 @@ impl State {
     fn append(&mut self, produced: &Produced<'_>, acks: Acks) -> Result<Written, ProduceError> {
         let leader_epoch = match &self.role {
             Role::Leader(leader) if leader.in_sync().is_recovering() => return Err(ProduceError::NotLeader),
-            Role::Leader(leader) if acks == Acks::All && !leader.has_min_isr() => {
+            Role::Leader(leader) if acks == Acks::All && !leader.can_acknowledge() => {
                 return Err(ProduceError::NotEnoughReplicas);
             }
             Role::Leader(leader) => leader.epoch(),
