@@ -12,21 +12,27 @@ use crate::{
     ids::{Epoch, LogIndex},
     metadata::{Image, Outcome, apply, snapshot::Reader},
     planted::{Bug, planted},
+    runtime::Moment,
 };
 
 /// Entries after which the image is written to the disk again.
 const ENTRIES_MAX: u64 = 10_000;
 /// Bytes of entries after which the image is written to the disk again.
 const BYTES_MAX: u64 = 64 << 20;
+/// The image is written to the disk when nothing has changed for so long,
+const QUIET: Duration = Duration::from_secs(5);
+/// and after so long if changes do not end: what a node that is started while nobody leads has to say is not older.
+const LATE: Duration = Duration::from_secs(60);
 /// Before a snapshot that could not be read to its end is asked for again.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Follows the log until the backend or the node stops.
-pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store: mpsc::Sender<Arc<Image>>) {
+pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store: mpsc::Sender<ToStore>) {
     let mut applier = Applier {
         image: broker.image_arc(),
         stored: broker.image().index,
         bytes: 0,
+        changes: None,
         broker: broker.clone(),
         consensus: consensus.clone(),
         store,
@@ -37,6 +43,10 @@ pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store:
             let item = tokio::select! { biased;
                 () = broker.runtime.tasks.stopping() => return,
                 item = committed.next() => item,
+                () = applier.due() => {
+                    applier.hand_over(false);
+                    continue;
+                }
             };
             let step = match item {
                 Some(Committed::Entry { index, epoch, data }) => applier.entry(index, epoch, &data),
@@ -66,14 +76,14 @@ pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store:
 pub(super) async fn store(
     broker: Arc<Broker>,
     consensus: Arc<dyn Running>,
-    mut images: mpsc::Receiver<Arc<Image>>,
+    mut images: mpsc::Receiver<ToStore>,
 ) {
     loop {
         let image = tokio::select! { biased;
             () = broker.runtime.tasks.stopping() => return,
             image = images.recv() => image,
         };
-        let Some(image) = image else { return };
+        let Some(ToStore { image, shortens }) = image else { return };
         let folder = &broker.config.metadata_dir;
         let meta = match image_file::store(&broker.runtime, folder, &image, &broker.syncs).await {
             Ok(meta) => meta,
@@ -83,6 +93,9 @@ pub(super) async fn store(
                     .fail_sync(&format!("cannot write the image of the metadata in {folder}: {error}"));
             }
         };
+        if !shortens {
+            continue;
+        }
         match consensus.compact(image_file::snapshot(image, meta)).await {
             Ok(()) => {}
             // Where one node writes for all, or nobody can now: the next image comes to it.
@@ -94,15 +107,24 @@ pub(super) async fn store(
     }
 }
 
+/// An image that is to be written to the disk.
+pub(super) struct ToStore {
+    image: Arc<Image>,
+    /// Whether the backend may forget what it contains.
+    shortens: bool,
+}
+
 struct Applier {
     broker: Arc<Broker>,
     consensus: Arc<dyn Running>,
     image: Arc<Image>,
-    /// The entry of the last image that was handed over to be stored.
+    /// The entry of the last image that the backend's log was shortened to.
     stored: LogIndex,
     /// Bytes of entries since then.
     bytes: u64,
-    store: mpsc::Sender<Arc<Image>>,
+    /// When the first of them and the last of them came.
+    changes: Option<(Moment, Moment)>,
+    store: mpsc::Sender<ToStore>,
 }
 
 enum Problem {
@@ -129,8 +151,11 @@ impl Applier {
         self.broker.outcomes.note(index, &outcome);
         self.publish(image);
         self.bytes += data.len() as u64;
+        let now = self.broker.runtime.clock.now();
+        let first = self.changes.map_or(now, |(first, _)| first);
+        self.changes = Some((first, now));
         if self.image.index.0.saturating_sub(self.stored.0) >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
-            self.hand_over();
+            self.hand_over(true);
         }
         Ok(())
     }
@@ -152,7 +177,7 @@ impl Applier {
             return Err(Problem::Fatal("a snapshot of the metadata is of another history".to_owned()));
         }
         self.publish(image);
-        self.hand_over();
+        self.hand_over(true);
         Ok(())
     }
 
@@ -175,11 +200,25 @@ impl Applier {
         self.broker.publish(self.image.clone());
     }
 
-    /// If the last image is still being written, the next entry tries again.
-    fn hand_over(&mut self) {
-        if self.store.try_send(self.image.clone()).is_ok() {
-            self.stored = self.image.index;
-            self.bytes = 0;
+    /// Returns when changes should be written to the disk though they are few.
+    async fn due(&self) {
+        let Some((first, last)) = self.changes else { return std::future::pending().await };
+        let now = self.broker.runtime.clock.now();
+        let left = last.plus(QUIET).min(first.plus(LATE)).since(now);
+        self.broker.runtime.clock.sleep(left).await;
+    }
+
+    /// If the last image is still being written, the next entry, or the next moment that it is due, tries again.
+    fn hand_over(&mut self, shortens: bool) {
+        if self.store.try_send(ToStore { image: self.image.clone(), shortens }).is_ok() {
+            self.changes = None;
+            if shortens {
+                self.stored = self.image.index;
+                self.bytes = 0;
+            }
+        } else {
+            let now = self.broker.runtime.clock.now();
+            self.changes = self.changes.map(|_| (now, now));
         }
     }
 }

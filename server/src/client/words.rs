@@ -22,7 +22,7 @@ pub(crate) fn sentence(error: ErrorCode, subject: &str, message: Option<&str>) -
                 "{subject}: fewer replicas are in sync than min.insync.replicas asks for; are brokers down?"
             )
         }
-        ErrorCode::REQUEST_TIMED_OUT => format!("{subject}: not enough replicas confirmed in time"),
+        ErrorCode::REQUEST_TIMED_OUT => format!("{subject}: it was not confirmed in time"),
         ErrorCode::NOT_CONTROLLER => {
             format!("{subject}: nobody leads the cluster's metadata at the moment; are enough nodes running?")
         }
