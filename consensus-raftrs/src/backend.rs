@@ -1,30 +1,27 @@
 //! The port, implemented.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _, stream::BoxStream};
-use parking_lot::Mutex;
+use futures_util::stream::BoxStream;
 use quorate_consensus_kit::{
-    founding::{Founding, FoundingConfig, Phase},
-    snapshot::{SnapshotFileError, point},
-    transport::{Transport, TransportConfig},
+    config::{QUEUED_BYTES, QUEUED_PROPOSALS, TAIL_ENTRIES},
+    founding::Phase,
+    opening::{Begun, Scope, begin, guarded, keep},
 };
 use quorate_core::{
     consensus::{
         Committed, CompactError, Consensus, LeaderEvents, LogIndex, MembershipChange, MembershipError,
-        ProposeError, Resume, Running, Snapshot, StartError, Status, Unavailable, leader_channel,
+        ProposeError, Resume, Running, Snapshot, StartError, Status, Unavailable,
     },
     ids::Epoch,
-    runtime::{Runtime, TaskScope},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
-    config::{MAX_ENTRY_BYTES, MESSAGE_BYTES, QUEUED_BYTES, QUEUED_PROPOSALS, RaftrsConfig, TAIL_ENTRIES},
+    config::{MAX_ENTRY_BYTES, RaftrsConfig, Shared},
     engine::{Command, Starter, build},
-    shared::{Facts, Progress, Shared},
 };
 
 /// The configured backend.
@@ -54,48 +51,13 @@ impl Raftrs {
 impl Consensus for Raftrs {
     async fn start(self: Box<Self>, resume: Resume) -> Result<Arc<dyn Running>, StartError> {
         let Self { config, tail } = *self;
-        let RaftrsConfig { node, directory_id, folder, voters, incoming, timings, runtime } = config;
-        let runtime = Runtime { tasks: runtime.tasks.child(), ..runtime };
-        // Whatever goes wrong from here on, nothing is left running.
-        let scope = Scope(runtime.tasks.clone());
-        let founding = FoundingConfig {
-            node,
-            directory: directory_id,
-            voters: voters.clone(),
-            path: folder.join("founding"),
-        };
-        let founding = Founding::open(founding, &runtime);
-        let founding = Arc::new(founding.map_err(|error| StartError::Storage(error.to_string()))?);
-        let phase = founding.claim().phase;
-        check_cluster(&phase, resume, &folder)?;
-        let transport = TransportConfig {
-            engine: "raftrs",
-            node,
-            directory: directory_id,
-            endpoints: voters.clone(),
-            message_bytes: MESSAGE_BYTES,
-            patience: timings.election_max * 2,
-        };
-        let (transport, events) = Transport::start(transport, founding.clone(), incoming, &runtime);
-        let (announcer, _) = leader_channel();
-        let shared = Arc::new(Shared {
-            me: node,
-            voters,
-            timings,
-            tail,
-            clock: runtime.clock.clone(),
-            announcer,
-            progress: watch::Sender::new(Progress::default()),
-            founding,
-            transport,
-            parts: OnceLock::new(),
-            facts: Mutex::new(Facts::default()),
-            fatal: Mutex::new(None),
-        });
+        let (node, timings) = (config.node, config.timings);
+        let Begun { shared, phase, events, runtime, scope, folder, directory } =
+            begin("raftrs", config, tail, resume)?;
         let (sender, commands) = mpsc::channel(QUEUED_PROPOSALS);
         let starter = Starter {
             me: node,
-            directory: directory_id,
+            directory,
             folder: folder.clone(),
             timings,
             runtime: runtime.clone(),
@@ -120,41 +82,6 @@ impl Consensus for Raftrs {
     }
 }
 
-/// Whether the caller's state and this folder are of one cluster.
-fn check_cluster(phase: &Phase, resume: Resume, folder: &std::path::Path) -> Result<(), StartError> {
-    let Some(log) = resume.log_id else { return Ok(()) };
-    match phase {
-        Phase::Final(charter) if charter.log == log => Ok(()),
-        Phase::Final(charter) => Err(StartError::Foreign(format!(
-            "the consensus folder {} is of the cluster {}, this node's metadata is of {log}; \
-             bring the two together again, or empty the data directory, and remove and add this voter",
-            folder.display(),
-            charter.log
-        ))),
-        Phase::Fresh | Phase::Tentative(_) => Err(StartError::Foreign(format!(
-            "the consensus folder {} is empty, but this node's metadata is of the cluster {log}: its votes and \
-             entries are lost; empty the whole data directory, and remove and add this voter",
-            folder.display()
-        ))),
-    }
-}
-
-/// An engine that panics has failed for good, and says so: a silent one would look like a healthy follower.
-async fn guarded(shared: Arc<Shared>, engine: impl Future<Output = ()>) {
-    if std::panic::AssertUnwindSafe(engine).catch_unwind().await.is_err() {
-        shared.fail("the consensus engine panicked; the lines before this one say where".to_owned());
-    }
-}
-
-/// The tasks of a running backend; dropping it is a crash.
-struct Scope(TaskScope);
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        self.0.kill();
-    }
-}
-
 struct Handle {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
@@ -175,39 +102,12 @@ impl Handle {
         self.shared.progress.borrow().stopped
     }
 
-    async fn keep(&self, snapshot: Snapshot) -> Result<LogIndex, CompactError> {
+    async fn keep(&self, snapshot: Snapshot) -> Result<(), CompactError> {
         let parts = self.shared.parts.get().ok_or(CompactError::Foreign)?.clone();
-        let meta = snapshot.meta;
-        let kept = parts.snapshots.newest().map_or(LogIndex(0), |newest| newest.meta().index);
-        if meta.index <= kept {
-            return Ok(kept);
-        }
         let committed = self.shared.progress.borrow().committed;
-        if meta.index > committed || parts.log.point(meta.index) != Some(point(&meta)) {
-            return Err(CompactError::Foreign);
-        }
-        let membership = parts.history.lock().at(meta.index).cloned().ok_or(CompactError::Foreign)?;
-        let mut writer = parts.snapshots.begin(meta, membership.encode().into()).map_err(refused)?;
-        let mut chunks = snapshot.chunks;
-        while let Some(chunk) = chunks.next().await {
-            writer.push(&chunk?).map_err(refused)?;
-        }
-        let staged = writer.finish().map_err(refused)?;
-        parts.snapshots.publish(staged).await.map_err(refused)?;
-        parts.history.lock().forget(meta.index);
-        let behind = LogIndex(meta.index.0.saturating_sub(self.shared.tail));
-        parts.log.forget(behind).await.map_err(|error| CompactError::Storage(error.to_string()))?;
-        Ok(meta.index)
-    }
-}
-
-fn refused(error: SnapshotFileError) -> CompactError {
-    match error {
-        SnapshotFileError::Full(sentence) => CompactError::Unavailable(sentence),
-        SnapshotFileError::Malformed(sentence) => {
-            CompactError::Snapshot(quorate_core::consensus::SnapshotError(sentence))
-        }
-        other => CompactError::Storage(other.to_string()),
+        let kept = keep(&parts, committed, snapshot, |membership| membership.encode().into()).await?;
+        let behind = LogIndex(kept.0.saturating_sub(self.shared.tail));
+        parts.log.forget(behind).await.map_err(|error| CompactError::Storage(error.to_string()))
     }
 }
 
@@ -261,7 +161,7 @@ impl Running for Handle {
         if let Err(CompactError::Storage(sentence)) = &kept {
             self.shared.fail(sentence.clone());
         }
-        kept.map(|_| ())
+        kept
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<(), MembershipError> {
@@ -296,6 +196,6 @@ impl Running for Handle {
             tracing::warn!("the backend was stopped without waiting for its disk");
         }
         self.shared.stop();
-        self.scope.0.kill();
+        self.scope.kill();
     }
 }

@@ -6,14 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod backend;
-mod change;
 mod config;
 mod engine;
 mod logger;
 mod node;
 mod proposals;
 mod reads;
-mod shared;
 mod storage;
 #[cfg(test)]
 mod tests;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use quorate_consensus_kit::config::MESSAGE_ENTRIES_BYTES;
 use quorate_core::ids::{Epoch, LogIndex, NodeId};
 use raft::{
     Config, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole, eraftpb::Message,
 };
 
 use crate::{
-    config::{MESSAGE_ENTRIES_BYTES, Timings, UNCOMMITTED_BYTES},
+    config::{Timings, UNCOMMITTED_BYTES},
     logger::logger,
     storage::Store,
     transport::{node_of, raft_id},

@@ -24,34 +24,20 @@ use crate::transport::{node_of, raft_id};
 const CHANGE: u8 = 1;
 
 /// Who the members were, and are.
-pub(crate) struct History(Vec<(LogIndex, Membership)>);
+pub(crate) type History = quorate_consensus_kit::shared::History<Membership>;
 
-impl History {
-    pub(crate) fn new(at: LogIndex, membership: Membership) -> Self {
-        Self(vec![(at, membership)])
-    }
+/// The members now, and the entry that made them so.
+pub(crate) fn members(history: &Mutex<History>) -> (LogIndex, Membership) {
+    let history = history.lock();
+    history.now().map(|(at, membership)| (at, membership.clone())).unwrap_or_default()
+}
 
-    /// The members as the entry at `index` left them.
-    pub(crate) fn at(&self, index: LogIndex) -> Option<&Membership> {
-        self.0.iter().rev().find(|(at, _)| *at <= index).map(|(_, membership)| membership)
-    }
-
-    /// The members now, and the entry that made them so.
-    pub(crate) fn now(&self) -> (LogIndex, Membership) {
-        self.0.last().cloned().unwrap_or_default()
-    }
-
-    pub(crate) fn change(&mut self, index: LogIndex, change: &MemberChange) {
-        let (_, mut membership) = self.now();
-        membership.apply(change, index);
-        self.0.push((index, membership));
-    }
-
-    /// Lets go of what was before `index`.
-    pub(crate) fn forget(&mut self, index: LogIndex) {
-        let kept = self.0.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
-        self.0.drain(..kept);
-    }
+/// The entry at `index` changes the members.
+pub(crate) fn change_members(history: &Mutex<History>, index: LogIndex, change: &MemberChange) -> Membership {
+    let (_, mut membership) = members(history);
+    membership.apply(change, index);
+    history.lock().push(index, membership.clone());
+    membership
 }
 
 /// What raft-rs reads.
@@ -75,7 +61,7 @@ impl Store {
 impl Storage for Store {
     fn initial_state(&self) -> Result<RaftState> {
         let hard_state = hard_state(&self.vote);
-        let conf_state = conf_state(&self.history.lock().now().1);
+        let conf_state = conf_state(&members(&self.history).1);
         Ok(RaftState { hard_state, conf_state })
     }
 

@@ -1,6 +1,7 @@
 //! What the engine is asked to do.
 
 use bytes::Bytes;
+use quorate_consensus_kit::change::{Change, Changed, Need, Situation};
 use quorate_core::{
     consensus::{MembershipChange, MembershipError, ProposeError},
     ids::Epoch,
@@ -10,11 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Engine, Leaving, Resigning};
 use crate::{
-    change::{Change, Changed, Need, Situation},
     node::{Appended, Broken},
     proposals::Outcome,
     reads::Barrier,
-    storage::conf_change,
+    storage::{conf_change, members},
 };
 
 /// How long a new voter may take to catch up, before the change is given up. It may be asked for again.
@@ -80,7 +80,7 @@ impl Engine {
     /// Takes the next step of a change of the members. Whether Raft has something to do by that.
     pub(super) fn drive_change(&mut self, now: Moment) -> Result<bool, Broken> {
         let Some(mut change) = self.state.change.take() else { return Ok(false) };
-        let (_, membership) = self.parts.history.lock().now();
+        let (_, membership) = members(&self.parts.history);
         let situation = Situation {
             me: self.me,
             log: self.log_id,

@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc};
 use parking_lot::Mutex;
 use quorate_consensus_kit::{
     founding::{Charter, Phase},
-    log::{Log, LogConfig, LogError, Vote},
+    log::{Log, LogError, Vote},
     membership::Membership,
-    snapshot::{SnapshotFileError, Snapshots, point},
+    opening::{Opened, of_log, open},
     transport::Event,
 };
 use quorate_core::{
@@ -19,10 +19,9 @@ use tokio::sync::mpsc;
 
 use super::{Command, Engine, State};
 use crate::{
-    config::{SEGMENT_BYTES, Timings},
+    config::{Parts, Shared, Timings},
     node::{Broken, Node},
-    shared::{Parts, Shared},
-    storage::{History, Store, kit_change},
+    storage::{History, Store, change_members, kit_change, members},
 };
 
 /// Everything that an engine is made of.
@@ -52,20 +51,9 @@ pub(crate) async fn build(
     runtime: &Runtime,
     resume: Resume,
 ) -> Result<Recovered, StartError> {
-    let snapshots = Snapshots::open(folder.join("snapshots"), charter.log, runtime).map_err(of_snapshot)?;
-    let newest = snapshots.newest();
-    let config = LogConfig {
-        folder: folder.join("log"),
-        log: charter.log,
-        segment_bytes: SEGMENT_BYTES,
-        snapshot: newest.as_ref().map(|newest| point(&newest.meta())),
-        must_exist: shared.founding.has_log().await,
-    };
-    let log = Log::open(config, runtime).await.map_err(of_log)?;
-    let made = shared.founding.made_log().await;
-    made.map_err(|error| StartError::Storage(error.to_string()))?;
-    check_resume(&log, resume)?;
-    let (at, membership) = match &newest {
+    let Opened { log, snapshots, vote } =
+        open((folder, &charter), (&shared.founding, shared.tail), runtime, resume).await?;
+    let (at, membership) = match snapshots.newest() {
         Some(newest) => {
             let membership = Membership::decode(newest.engine()).ok_or_else(|| {
                 StartError::Storage("the newest snapshot does not say who the voters are".to_owned())
@@ -74,19 +62,14 @@ pub(crate) async fn build(
         }
         None => (LogIndex(0), Membership { voters: charter.founders.clone(), ..Membership::default() }),
     };
-    let tail = LogIndex(at.0.saturating_sub(shared.tail));
-    log.forget(tail).await.map_err(of_log)?;
-    // The durable commit index lags behind; whatever a snapshot or the applier has, was committed.
-    let mut vote = log.vote();
-    vote.commit = vote.commit.max(at).max(resume.applied).max(log.base().index);
-    let mut history = History::new(at, membership);
-    replay(&log, &mut history, at, vote.commit).map_err(of_log)?;
-    let parts = Parts { log, snapshots: Arc::new(snapshots), history: Arc::new(Mutex::new(history)) };
+    let history = Mutex::new(History::new(at, membership));
+    replay(&log, &history, at, vote.commit).map_err(of_log)?;
+    let parts = Parts { log, snapshots: Arc::new(snapshots), history: Arc::new(history) };
     Ok(Recovered { charter, parts, vote })
 }
 
 /// Follows the changes of the members between a snapshot and the last entry that is known to be committed.
-fn replay(log: &Log, history: &mut History, after: LogIndex, commit: LogIndex) -> Result<(), LogError> {
+fn replay(log: &Log, history: &Mutex<History>, after: LogIndex, commit: LogIndex) -> Result<(), LogError> {
     let mut next = after.next();
     while next <= commit {
         let entries = log.entries(next, commit, 1 << 20)?;
@@ -94,30 +77,9 @@ fn replay(log: &Log, history: &mut History, after: LogIndex, commit: LogIndex) -
         next = last.index.next();
         for entry in &entries {
             if let Some(change) = kit_change(entry) {
-                history.change(entry.index, &change);
+                change_members(history, entry.index, &change);
             }
         }
-    }
-    Ok(())
-}
-
-/// Holds the log against what the caller has applied.
-fn check_resume(log: &Log, resume: Resume) -> Result<(), StartError> {
-    let last = log.last().index;
-    if resume.applied > last {
-        return Err(StartError::Storage(format!(
-            "the log ends at entry {last}, but this node has applied entries up to {}: the disk has lost \
-             acknowledged writes; replace it, empty the data directory, and remove and add this voter",
-            resume.applied
-        )));
-    }
-    let here = log.point(resume.applied);
-    if resume.applied.0 > 0 && here.is_some_and(|here| here.chain != resume.chain) {
-        return Err(StartError::Foreign(format!(
-            "the log and this node's metadata differ at entry {}; they are not of one history: \
-             restore both from one backup, or empty the data directory, and remove and add this voter",
-            resume.applied
-        )));
     }
     Ok(())
 }
@@ -156,7 +118,7 @@ impl Starter {
             trouble: Arc::default(),
         };
         let node = Node::new(self.me, store, &self.timings, self.runtime.rng.next_u64())?;
-        let (at, membership) = parts.history.lock().now();
+        let (at, membership) = members(&parts.history);
         self.shared.transport.set_snapshots(parts.snapshots.clone());
         self.shared.transport.set_members(&membership, at);
         // Set once: an engine is made once.
@@ -223,19 +185,5 @@ impl Starter {
             }
         }
         false
-    }
-}
-
-fn of_log(error: LogError) -> StartError {
-    match error {
-        LogError::Foreign(sentence) => StartError::Foreign(sentence),
-        other => StartError::Storage(other.to_string()),
-    }
-}
-
-fn of_snapshot(error: SnapshotFileError) -> StartError {
-    match error {
-        SnapshotFileError::Foreign(sentence) => StartError::Foreign(sentence),
-        other => StartError::Storage(other.to_string()),
     }
 }

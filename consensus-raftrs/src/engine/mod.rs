@@ -7,7 +7,7 @@ mod ready;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use quorate_consensus_kit::{log::Vote, snapshot::Staged, transport::Event};
+use quorate_consensus_kit::{change::Change, log::Vote, snapshot::Staged, transport::Event};
 use quorate_core::{
     consensus::{Leader, LogId},
     ids::{DirectoryId, Epoch, LogIndex, NodeId},
@@ -19,12 +19,11 @@ pub(crate) use command::Command;
 pub(crate) use founding::{Starter, build};
 
 use crate::{
-    change::Change,
-    config::Timings,
+    config::{Parts, Shared, Timings},
     node::{Broken, Node},
     proposals::Proposals,
     reads::Reads,
-    shared::{Parts, Shared},
+    storage::members,
     transport::decode,
 };
 
@@ -125,7 +124,7 @@ impl Engine {
 
     async fn work(&mut self) -> Result<(), Broken> {
         self.state.next_tick = self.runtime.clock.now();
-        let (_, membership) = self.parts.history.lock().now();
+        let (_, membership) = members(&self.parts.history);
         let alone = membership.voters.len() == 1 && membership.is_voter(self.me, self.directory);
         if alone {
             self.node.campaign()?;
@@ -171,7 +170,7 @@ impl Engine {
         let tick = self.timings.tick();
         let next = self.state.next_tick.plus(tick);
         self.state.next_tick = if next > now { next } else { now.plus(tick) };
-        let (_, membership) = self.parts.history.lock().now();
+        let (_, membership) = members(&self.parts.history);
         self.node.tick(membership.is_voter(self.me, self.directory))
     }
 
@@ -281,7 +280,7 @@ impl Engine {
 
     /// Updates what the status says.
     fn show(&self) {
-        let (_, membership) = self.parts.history.lock().now();
+        let (_, membership) = members(&self.parts.history);
         let leads = self.node.is_leader();
         let matched = |(node, _)| Some((node, self.node.progress(node)?.0));
         let matched =
@@ -300,7 +299,7 @@ impl Engine {
 
     /// The voter that is best placed to lead next.
     fn successor(&self) -> Option<NodeId> {
-        let (_, membership) = self.parts.history.lock().now();
+        let (_, membership) = members(&self.parts.history);
         let others = membership.voters.keys().copied().filter(|node| *node != self.me);
         let fit = others.filter_map(|node| {
             let (matched, active, snapshot) = self.node.progress(node)?;

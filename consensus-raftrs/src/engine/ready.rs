@@ -21,7 +21,7 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot}
 use super::{Engine, Received};
 use crate::{
     node::Broken,
-    storage::{History, change_of, conf_change, to_kit, vote_of},
+    storage::{History, change_members, change_of, conf_change, to_kit, vote_of},
     transport::{encode, node_of},
 };
 
@@ -115,11 +115,7 @@ impl Engine {
             let (index, epoch) = (LogIndex(entry.index), Epoch(entry.term));
             if let Some(change) = change_of(&entry) {
                 self.node.apply_change(&conf_change(&change))?;
-                let membership = {
-                    let mut history = self.parts.history.lock();
-                    history.change(index, &change);
-                    history.now().1
-                };
+                let membership = change_members(&self.parts.history, index, &change);
                 self.shared.transport.set_members(&membership, index);
             }
             self.note_opening(&entry, index, epoch);

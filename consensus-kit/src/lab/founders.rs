@@ -4,11 +4,10 @@ use std::{path::Path, time::Duration};
 
 use quorate_core::runtime::{Disk as _, simulated::Keep};
 
-use super::lab::{Lab, SECOND};
+use super::{Backend, Lab, SECOND};
 
-#[tokio::test(start_paused = true)]
-async fn a_missing_founder_is_named_and_awaited() {
-    let mut lab = Lab::new(4, &[0, 1, 2]);
+pub async fn a_missing_founder_is_named_and_awaited(backend: Backend) {
+    let mut lab = Lab::new(backend, 4, &[0, 1, 2]);
     lab.start(0).await;
     lab.start(2).await;
     lab.clock.sleep(5 * SECOND).await;
@@ -23,9 +22,8 @@ async fn a_missing_founder_is_named_and_awaited() {
     lab.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn two_wiped_nodes_of_three_do_not_become_a_second_cluster() {
-    let mut lab = Lab::new(4, &[0, 1, 2]);
+pub async fn two_wiped_nodes_of_three_do_not_become_a_second_cluster(backend: Backend) {
+    let mut lab = Lab::new(backend, 4, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("of the first cluster").await;
     let log = lab.running(2).status().log_id;
@@ -48,9 +46,8 @@ async fn two_wiped_nodes_of_three_do_not_become_a_second_cluster() {
     assert_eq!(lab.leader(), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_emptied_voter_does_not_vote_and_the_others_go_on() {
-    let mut lab = Lab::new(5, &[0, 1, 2]);
+pub async fn an_emptied_voter_does_not_vote_and_the_others_go_on(backend: Backend) {
+    let mut lab = Lab::new(backend, 5, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("one").await;
     let (leader, _) = lab.leader().unwrap();
@@ -70,9 +67,8 @@ async fn an_emptied_voter_does_not_vote_and_the_others_go_on() {
     lab.elected(5 * SECOND).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn lists_that_differ_hold_the_founding_up_and_say_so() {
-    let mut lab = Lab::new(4, &[0, 1]);
+pub async fn lists_that_differ_hold_the_founding_up_and_say_so(backend: Backend) {
+    let mut lab = Lab::new(backend, 4, &[0, 1]);
     lab.start(0).await;
     lab.add_machine(2);
     lab.list(&[0, 1, 2]);
@@ -84,9 +80,8 @@ async fn lists_that_differ_hold_the_founding_up_and_say_so() {
     assert!(awaited.contains("node 0") && awaited.contains("lists other voters: 0, 1"), "{awaited}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_node_that_is_no_voter_waits_to_be_added() {
-    let mut lab = Lab::new(4, &[0, 1, 2]);
+pub async fn a_node_that_is_no_voter_waits_to_be_added(backend: Backend) {
+    let mut lab = Lab::new(backend, 4, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("one").await;
     lab.add_machine(7);
@@ -96,9 +91,8 @@ async fn a_node_that_is_no_voter_waits_to_be_added() {
     assert!(status.log_id.is_none() && status.awaited().contains("not added to yet"), "{status:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_voter_whose_consensus_folder_alone_was_emptied_is_no_voter_either() {
-    let mut lab = Lab::new(5, &[0, 1, 2]);
+pub async fn a_voter_whose_consensus_folder_alone_was_emptied_is_no_voter_either(backend: Backend) {
+    let mut lab = Lab::new(backend, 5, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("one").await;
     let (leader, _) = lab.leader().unwrap();

@@ -2,10 +2,6 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use quorate_consensus_kit::{
-    founding::{Founding, FoundingConfig, Phase},
-    transport::{Event, Transport, TransportConfig},
-};
 use quorate_core::{
     ids::{DirectoryId, LogIndex, NodeId},
     runtime::{
@@ -13,15 +9,18 @@ use quorate_core::{
         simulated::{Keep, SimulatedDisk},
     },
 };
-use raft::eraftpb::{Message, MessageType};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::lab::{Lab, name};
-use crate::transport::{decode, encode, raft_id};
+use super::{Backend, Lab, name};
+use crate::{
+    founding::{Founding, FoundingConfig, Phase},
+    transport::{Event, Transport, TransportConfig},
+};
 
 /// A voter that says only what the test says.
 struct Puppet {
+    backend: Backend,
     node: i32,
     founding: Arc<Founding>,
     transport: Transport,
@@ -30,7 +29,7 @@ struct Puppet {
 }
 
 impl Puppet {
-    fn new(lab: &Lab, node: i32, listed: &[i32]) -> Self {
+    fn new(backend: Backend, lab: &Lab, node: i32, listed: &[i32]) -> Self {
         let disk = SimulatedDisk::new(lab.clock.clone(), Rng::seeded(9));
         disk.mount(Path::new("/data")).unwrap();
         let runtime = Runtime {
@@ -47,7 +46,7 @@ impl Puppet {
         let config = FoundingConfig { node: NodeId(node), directory, voters: voters.clone(), path };
         let founding = Arc::new(Founding::open(config, &runtime).unwrap());
         let config = TransportConfig {
-            engine: "raftrs",
+            engine: backend.name,
             node: NodeId(node),
             directory,
             endpoints: voters,
@@ -65,7 +64,7 @@ impl Puppet {
             }
         });
         let (transport, events) = Transport::start(config, founding.clone(), incoming, &runtime);
-        Self { node, founding, transport, events, runtime }
+        Self { backend, node, founding, transport, events, runtime }
     }
 
     async fn founded(&self) {
@@ -79,22 +78,13 @@ impl Puppet {
         let clock = self.runtime.clock.clone();
         let deadline = clock.now().plus(within);
         while clock.now() < deadline {
-            let mut ask = Message {
-                from: raft_id(NodeId(self.node)),
-                to: 1,
-                term,
-                index: 99,
-                log_term: term - 1,
-                ..Message::default()
-            };
-            ask.set_msg_type(MessageType::MsgRequestVote);
+            let ask = (self.backend.ask)(NodeId(self.node), term);
             // A message that finds no way is sent again.
-            let _lost = self.transport.send(NodeId(0), encode(&ask));
+            let _lost = self.transport.send(NodeId(0), ask);
             while let Ok(Some(event)) = clock.timeout(Duration::from_millis(100), self.events.recv()).await {
                 let Event::Message { from, body } = event else { continue };
-                let answer = decode(body, from, NodeId(self.node)).unwrap();
-                if answer.get_msg_type() == MessageType::MsgRequestVoteResponse && answer.term == term {
-                    return !answer.reject;
+                if let Some(granted) = (self.backend.granted)(body, from, NodeId(self.node), term) {
+                    return granted;
                 }
             }
         }
@@ -103,10 +93,11 @@ impl Puppet {
 }
 
 /// One candidate asks, the voter's power fails after so many operations, the other candidate asks for the same terms.
-async fn crash_after(operations: u64, keep: Keep) -> bool {
-    let mut lab = Lab::new(operations, &[0]);
+async fn crash_after(backend: Backend, operations: u64, keep: Keep) -> bool {
+    let mut lab = Lab::new(backend, operations, &[0]);
     lab.list(&[0, 1, 2]);
-    let mut candidates = [Puppet::new(&lab, 1, &[0, 1, 2]), Puppet::new(&lab, 2, &[0, 1, 2])];
+    let mut candidates =
+        [Puppet::new(backend, &lab, 1, &[0, 1, 2]), Puppet::new(backend, &lab, 2, &[0, 1, 2])];
     lab.start(0).await;
     for candidate in &candidates {
         candidate.founded().await;
@@ -130,12 +121,11 @@ async fn crash_after(operations: u64, keep: Keep) -> bool {
     whole
 }
 
-#[tokio::test(start_paused = true)]
-async fn no_vote_is_given_twice_wherever_the_power_fails() {
+pub async fn no_vote_is_given_twice_wherever_the_power_fails(backend: Backend) {
     let mut points = 0;
     for keep in [Keep::None, Keep::Some, Keep::All] {
         let mut operations = 0;
-        while !crash_after(operations, keep).await {
+        while !crash_after(backend, operations, keep).await {
             operations += 1;
             points += 1;
         }

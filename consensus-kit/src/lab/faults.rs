@@ -11,11 +11,10 @@ use quorate_core::{
     },
 };
 
-use super::lab::{Lab, SECOND, name};
+use super::{Backend, Lab, SECOND, name};
 
-#[tokio::test(start_paused = true)]
-async fn a_leader_whose_disk_hangs_says_that_it_does_not_know_who_leads() {
-    let mut lab = Lab::new(3, &[0, 1, 2]);
+pub async fn a_leader_whose_disk_hangs_says_that_it_does_not_know_who_leads(backend: Backend) {
+    let mut lab = Lab::new(backend, 3, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("before").await;
     let (leader, epoch) = lab.leader().unwrap();
@@ -36,9 +35,8 @@ async fn a_leader_whose_disk_hangs_says_that_it_does_not_know_who_leads() {
     lab.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_disk_that_forgot_is_found_out_by_the_log_or_by_the_leader() {
-    let mut lab = Lab::new(3, &[0, 1, 2]);
+pub async fn a_disk_that_forgot_is_found_out_by_the_log_or_by_the_leader(backend: Backend) {
+    let mut lab = Lab::new(backend, 3, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("before").await;
     let (leader, _) = lab.leader().unwrap();
@@ -60,12 +58,11 @@ async fn a_disk_that_forgot_is_found_out_by_the_log_or_by_the_leader() {
     lab.commit("the others go on").await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_crash_at_each_write_and_sync_of_a_snapshot_that_arrives_is_all_or_nothing() {
+pub async fn a_crash_at_each_write_and_sync_of_a_snapshot_that_arrives_is_all_or_nothing(backend: Backend) {
     let mut points = 0;
     for keep in [Keep::None, Keep::Some] {
         for operations in 0.. {
-            let mut lab = Lab::new(operations, &[0, 1, 2]);
+            let mut lab = Lab::new(backend, operations, &[0, 1, 2]);
             lab.start_all().await;
             let (leader, _) = lab.elected(5 * SECOND).await;
             let late = (leader + 1) % 3;
@@ -97,9 +94,8 @@ async fn a_crash_at_each_write_and_sync_of_a_snapshot_that_arrives_is_all_or_not
     assert!(points > 30);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_read_barrier_on_any_node_covers_what_was_acknowledged() {
-    let mut lab = Lab::new(3, &[0, 1, 2]);
+pub async fn a_read_barrier_on_any_node_covers_what_was_acknowledged(backend: Backend) {
+    let mut lab = Lab::new(backend, 3, &[0, 1, 2]);
     lab.start_all().await;
     for number in 0..10 {
         let index = lab.commit(&format!("entry {number}")).await;
@@ -116,9 +112,8 @@ async fn a_read_barrier_on_any_node_covers_what_was_acknowledged() {
     assert!(refused.unwrap_err().to_string().contains("missing"));
 }
 
-#[tokio::test(start_paused = true)]
-async fn leadership_is_handed_over_at_once() {
-    let mut lab = Lab::new(3, &[0, 1, 2]);
+pub async fn leadership_is_handed_over_at_once(backend: Backend) {
+    let mut lab = Lab::new(backend, 3, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("before").await;
     for _ in 0..5 {
@@ -138,10 +133,10 @@ async fn leadership_is_handed_over_at_once() {
     assert!(lab.clock.now().since(before) < Duration::from_millis(300), "faster than an election");
 }
 
-/// Crashes, cuts, slow and full disks and changes of leader for a while, then peace.
-async fn storm(seed: u64) -> String {
+/// Crashes, cuts, slow and full disks and changes of leader for a while, then peace. What has happened is returned.
+pub async fn storm(backend: Backend, seed: u64) -> String {
     let rng = Rng::seeded(seed ^ 0x5eed);
-    let mut lab = Lab::new(seed, &[0, 1, 2]);
+    let mut lab = Lab::new(backend, seed, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("first").await;
     for step in 0..40 {
@@ -197,19 +192,9 @@ async fn storm(seed: u64) -> String {
     lab.trace().await
 }
 
-#[tokio::test(start_paused = true)]
-async fn after_a_storm_everything_acknowledged_is_there_and_the_cluster_goes_on() {
+pub async fn after_a_storm_everything_acknowledged_is_there_and_the_cluster_goes_on(backend: Backend) {
     for seed in 0..12 {
         println!("REPRODUCE: seed {seed}");
-        storm(seed).await;
+        storm(backend, seed).await;
     }
-}
-
-#[test]
-fn a_storm_repeats_from_its_seed() {
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.unwrap().block_on(storm(77))
-    };
-    assert_eq!(run(), run());
 }

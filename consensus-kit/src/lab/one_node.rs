@@ -1,3 +1,5 @@
+//! A cluster of one node.
+
 use bytes::Bytes;
 use quorate_core::{
     consensus::{Chain, Leader, LogId, LogIndex, ProposeError, Resume, StartError},
@@ -5,29 +7,33 @@ use quorate_core::{
     runtime::simulated::Keep,
 };
 
-use super::lab::{Lab, SECOND, chain};
-use crate::MAX_ENTRY_BYTES;
+use super::{Backend, Lab, SECOND, chain};
+use crate::config::MAX_ENTRY_BYTES;
 
-#[tokio::test(start_paused = true)]
-async fn one_node_founds_elects_and_commits_by_itself() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn one_node_founds_elects_and_commits_by_itself(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     let running = lab.start(0).await;
     let (leader, epoch) = lab.elected(SECOND).await;
     assert_eq!(leader, 0);
     let event = running.leader_events().last().unwrap();
-    assert_eq!(event.leader, Leader::Me { opened_at: LogIndex(1) });
+    let Leader::Me { opened_at } = event.leader else { panic!("{event:?}") };
     let index = running.propose(epoch, Bytes::from_static(b"first")).await.unwrap();
-    assert_eq!(index, LogIndex(2));
-    assert_eq!(running.read_barrier().await.unwrap(), LogIndex(2));
+    assert_eq!(index, opened_at.next());
+    assert_eq!(running.read_barrier().await.unwrap(), index);
     let log = lab.log(0, 0, index).await;
-    assert_eq!(log, [(1, epoch, Bytes::new()), (2, epoch, Bytes::from_static(b"first"))]);
+    let (last, before) = log.split_last().unwrap();
+    assert_eq!(*last, (index.0, epoch, Bytes::from_static(b"first")));
+    assert!(
+        before.iter().all(|(_, _, data)| data.is_empty()),
+        "the engine's own entries show nothing: {before:?}"
+    );
+    assert_eq!(before.last().map(|(index, of, _)| (*index, *of)), Some((opened_at.0, epoch)));
     let status = running.status();
     assert!(status.log_id.is_some() && status.founding.is_none() && status.fatal.is_none(), "{status:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_one_node_acknowledged_is_there_after_a_crash() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn what_one_node_acknowledged_is_there_after_a_crash(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     lab.start(0).await;
     let index = lab.commit("kept").await;
     let before = lab.log(0, 0, index).await;
@@ -40,9 +46,8 @@ async fn what_one_node_acknowledged_is_there_after_a_crash() {
     assert_eq!(lab.log(0, index.0, index.next()).await, [(index.0 + 1, later, Bytes::new())]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_limit_of_an_entry_is_exact() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn the_limit_of_an_entry_is_exact(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     let running = lab.start(0).await;
     let (_, epoch) = lab.elected(SECOND).await;
     let limit = running.status().max_entry_bytes;
@@ -57,9 +62,8 @@ async fn the_limit_of_an_entry_is_exact() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_queue_is_busy_and_not_memory() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn a_full_queue_is_busy_and_not_memory(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     let running = lab.start(0).await;
     let (_, epoch) = lab.elected(SECOND).await;
     let entry = Bytes::from(vec![7; MAX_ENTRY_BYTES]);
@@ -71,9 +75,8 @@ async fn a_full_queue_is_busy_and_not_memory() {
     assert!(running.propose(epoch, entry).await.is_ok(), "later there is room again");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_caller_of_another_history_is_refused() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn a_caller_of_another_history_is_refused(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     lab.start(0).await;
     let index = lab.commit("x").await;
     let entries = lab.log(0, 0, index).await;
@@ -97,9 +100,8 @@ async fn a_caller_of_another_history_is_refused() {
     assert!(matches!(error, StartError::Foreign(_)), "an emptied folder: {error}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn shutdown_ends_streams_and_is_idempotent() {
-    let mut lab = Lab::new(1, &[0]);
+pub async fn shutdown_ends_streams_and_is_idempotent(backend: Backend) {
+    let mut lab = Lab::new(backend, 1, &[0]);
     let running = lab.start(0).await;
     let index = lab.commit("x").await;
     let mut events = running.leader_events();

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_core::{
-    consensus::{Consensus as _, Leader, NodeId, Resume, Running},
+    consensus::{Leader, NodeId, Resume, Running},
     ids::{DirectoryId, LogIndex},
     runtime::{Connection, Listener, Network as _, RealNetwork, Runtime},
 };
 use tokio::sync::mpsc;
 
-use super::lab::read;
-use crate::{Raftrs, RaftrsConfig, Timings};
+use super::{Backend, read};
+use crate::config::{TAIL_ENTRIES, Timings, VoterConfig};
 
 struct Node {
     runtime: Runtime,
@@ -26,12 +26,17 @@ async fn forward(mut listener: Listener, to: mpsc::Sender<(Connection, SocketAdd
     }
 }
 
-async fn start(node: i32, folder: &std::path::Path, addresses: &BTreeMap<i32, SocketAddr>) -> Node {
+async fn start(
+    backend: Backend,
+    node: i32,
+    folder: &std::path::Path,
+    addresses: &BTreeMap<i32, SocketAddr>,
+) -> Node {
     let runtime = Runtime::real();
     let (sender, incoming) = mpsc::channel(64);
     let listener = RealNetwork.listen(addresses[&node]).unwrap();
     runtime.tasks.spawn(forward(listener, sender));
-    let config = RaftrsConfig {
+    let config = VoterConfig {
         node: NodeId(node),
         directory_id: DirectoryId(uuid::Uuid::from_u128(node as u128 + 7)),
         folder: folder.join(node.to_string()),
@@ -40,7 +45,7 @@ async fn start(node: i32, folder: &std::path::Path, addresses: &BTreeMap<i32, So
         timings: Timings::default(),
         runtime: runtime.clone(),
     };
-    let running = Box::new(Raftrs::new(config).unwrap()).start(Resume::default()).await.unwrap();
+    let running = (backend.make)(config, TAIL_ENTRIES).unwrap().start(Resume::default()).await.unwrap();
     Node { runtime, running }
 }
 
@@ -69,8 +74,7 @@ async fn commit(nodes: &BTreeMap<i32, Node>, data: &'static str) -> LogIndex {
     }
 }
 
-#[tokio::test]
-async fn three_nodes_over_sockets_survive_the_crash_of_their_leader() {
+pub async fn three_nodes_over_sockets_survive_the_crash_of_their_leader(backend: Backend) {
     let folder = tempfile::tempdir().unwrap();
     let addresses: BTreeMap<i32, SocketAddr> = (0..3)
         .map(|node| {
@@ -80,7 +84,7 @@ async fn three_nodes_over_sockets_survive_the_crash_of_their_leader() {
         .collect();
     let mut nodes = BTreeMap::new();
     for node in 0..3 {
-        nodes.insert(node, start(node, folder.path(), &addresses).await);
+        nodes.insert(node, start(backend, node, folder.path(), &addresses).await);
     }
     let first = commit(&nodes, "before").await;
     let before = read(&*nodes[&leader(&nodes).await].running, 0, first).await;
@@ -90,7 +94,7 @@ async fn three_nodes_over_sockets_survive_the_crash_of_their_leader() {
     drop(crashed);
     let second = commit(&nodes, "after").await;
     assert!(second > first);
-    nodes.insert(gone, start(gone, folder.path(), &addresses).await);
+    nodes.insert(gone, start(backend, gone, folder.path(), &addresses).await);
     let there = read(&*nodes[&gone].running, 0, second).await;
     assert_eq!(there.get(..before.len()), Some(before.as_slice()));
     for node in nodes.values() {

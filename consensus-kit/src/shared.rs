@@ -1,4 +1,4 @@
-//! What the engine shows to everybody else: progress, the log to read from, and facts for the status.
+//! What an engine shows to everybody else: progress, the log to read from, and facts for the status.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,13 +8,6 @@ use std::{
 
 use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
-use quorate_consensus_kit::{
-    founding::Founding,
-    log::{Entry, Log},
-    membership::Membership,
-    snapshot::Snapshots,
-    transport::Transport,
-};
 use quorate_core::{
     consensus::{Committed, LeaderAnnouncer, Peer, Status},
     ids::{Epoch, LogIndex, NodeId},
@@ -24,7 +17,11 @@ use tokio::sync::watch;
 
 use crate::{
     config::{MAX_ENTRY_BYTES, Timings},
-    storage::History,
+    founding::Founding,
+    log::{Entry, Log},
+    membership::Membership,
+    snapshot::Snapshots,
+    transport::Transport,
 };
 
 /// Entries that a reader takes out of the log at once, in bytes.
@@ -32,50 +29,107 @@ const READ_BYTES: u64 = 1 << 20;
 
 /// How far the log has come, for readers that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Everything up to here is committed, and durable here.
-    pub(crate) committed: LogIndex,
+    pub committed: LogIndex,
     /// Nothing more will come.
-    pub(crate) stopped: bool,
+    pub stopped: bool,
+}
+
+/// Who the members were, and are, in the backend's own words.
+#[derive(Clone, Debug)]
+pub struct History<M>(Vec<(LogIndex, M)>);
+
+impl<M: Clone> History<M> {
+    /// The members as everything up to `at` left them.
+    #[must_use]
+    pub fn new(at: LogIndex, members: M) -> Self {
+        Self(vec![(at, members)])
+    }
+
+    /// The members as the entry at `index` left them.
+    #[must_use]
+    pub fn at(&self, index: LogIndex) -> Option<&M> {
+        self.0.iter().rev().find(|(at, _)| *at <= index).map(|(_, members)| members)
+    }
+
+    /// The members now, and the entry that made them so.
+    #[must_use]
+    pub fn now(&self) -> Option<(LogIndex, &M)> {
+        self.0.last().map(|(at, members)| (*at, members))
+    }
+
+    /// The entry at `index` has changed the members.
+    pub fn push(&mut self, index: LogIndex, members: M) {
+        self.0.push((index, members));
+    }
+
+    /// Lets go of what was before `index`.
+    pub fn forget(&mut self, index: LogIndex) {
+        let kept = self.0.iter().rposition(|(at, _)| *at <= index).unwrap_or(0);
+        self.0.drain(..kept);
+    }
 }
 
 /// What there is once the cluster is founded.
 #[derive(Clone)]
-pub(crate) struct Parts {
-    pub(crate) log: Log,
-    pub(crate) snapshots: Arc<Snapshots>,
-    pub(crate) history: Arc<Mutex<History>>,
+pub struct Parts<M> {
+    /// Votes and entries.
+    pub log: Log,
+    /// What stands for the entries that are gone.
+    pub snapshots: Arc<Snapshots>,
+    /// The members.
+    pub history: Arc<Mutex<History<M>>>,
 }
 
 /// What the engine knows of the cluster now.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) epoch: Epoch,
-    pub(crate) leader: Option<NodeId>,
-    pub(crate) membership: Membership,
-    pub(crate) contacts: BTreeMap<NodeId, Moment>,
-    pub(crate) matched: BTreeMap<NodeId, LogIndex>,
+pub struct Facts {
+    /// The newest term.
+    pub epoch: Epoch,
+    /// Who leads it.
+    pub leader: Option<NodeId>,
+    /// Who the members are.
+    pub membership: Membership,
+    /// When each of them was heard last.
+    pub contacts: BTreeMap<NodeId, Moment>,
+    /// How far the log of each is known to agree; a leader knows.
+    pub matched: BTreeMap<NodeId, LogIndex>,
 }
 
-pub(crate) struct Shared {
-    pub(crate) me: NodeId,
-    pub(crate) voters: BTreeMap<NodeId, String>,
-    pub(crate) timings: Timings,
+/// What the handle and the engine of a backend have in common.
+pub struct Shared<M> {
+    /// The backend's name.
+    pub backend: &'static str,
+    /// This node.
+    pub me: NodeId,
+    /// Who the configuration says votes.
+    pub voters: BTreeMap<NodeId, String>,
+    /// How fast.
+    pub timings: Timings,
     /// Entries that are kept behind a snapshot.
-    pub(crate) tail: u64,
-    pub(crate) clock: Clock,
-    pub(crate) announcer: LeaderAnnouncer,
-    pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) founding: Arc<Founding>,
-    pub(crate) transport: Transport,
-    pub(crate) parts: OnceLock<Parts>,
-    pub(crate) facts: Mutex<Facts>,
-    pub(crate) fatal: Mutex<Option<String>>,
+    pub tail: u64,
+    /// Time.
+    pub clock: Clock,
+    /// Where leaders are announced.
+    pub announcer: LeaderAnnouncer,
+    /// How far the log has come.
+    pub progress: watch::Sender<Progress>,
+    /// How the cluster came about.
+    pub founding: Arc<Founding>,
+    /// The way to the others.
+    pub transport: Transport,
+    /// Set once the cluster is founded.
+    pub parts: OnceLock<Parts<M>>,
+    /// For the status.
+    pub facts: Mutex<Facts>,
+    /// Why the backend has failed for good.
+    pub fatal: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl<M: Clone + Send + 'static> Shared<M> {
     /// The backend has failed for good: the sentence is kept, streams end.
-    pub(crate) fn fail(&self, sentence: String) {
+    pub fn fail(&self, sentence: String) {
         {
             let mut fatal = self.fatal.lock();
             if fatal.is_none() {
@@ -87,12 +141,13 @@ impl Shared {
     }
 
     /// Ends all streams. Idempotent.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.announcer.stop();
         self.progress.send_modify(|progress| progress.stopped = true);
     }
 
-    pub(crate) fn publish(&self, committed: LogIndex) {
+    /// Lets readers read up to `committed`.
+    pub fn publish(&self, committed: LogIndex) {
         self.progress.send_if_modified(|progress| {
             let newer = committed > progress.committed;
             progress.committed = progress.committed.max(committed);
@@ -101,7 +156,7 @@ impl Shared {
     }
 
     /// The committed log after an index.
-    pub(crate) fn committed(self: &Arc<Self>, after: LogIndex) -> BoxStream<'static, Committed> {
+    pub fn committed(self: &Arc<Self>, after: LogIndex) -> BoxStream<'static, Committed> {
         let reader = Reader {
             shared: self.clone(),
             progress: self.progress.subscribe(),
@@ -114,12 +169,13 @@ impl Shared {
         }))
     }
 
-    pub(crate) fn status(&self) -> Status {
+    /// For the operator.
+    pub fn status(&self) -> Status {
         let facts = self.facts.lock().clone();
         let founded = self.founding.founders();
         let now = self.clock.now();
         let mut status = Status {
-            backend: "raftrs",
+            backend: self.backend,
             log_id: founded.as_ref().map(|(log, _)| *log),
             epoch: facts.epoch,
             committed: self.progress.borrow().committed,
@@ -197,14 +253,14 @@ impl Shared {
 }
 
 /// Reads the committed log by index.
-struct Reader {
-    shared: Arc<Shared>,
+struct Reader<M> {
+    shared: Arc<Shared<M>>,
     progress: watch::Receiver<Progress>,
     position: LogIndex,
     taken: VecDeque<Entry>,
 }
 
-impl Reader {
+impl<M: Clone + Send + 'static> Reader<M> {
     async fn next(&mut self) -> Option<Committed> {
         loop {
             if self.progress.borrow().stopped {

@@ -6,7 +6,7 @@ use quorate_core::{
     runtime::simulated::Keep,
 };
 
-use super::lab::{Lab, SECOND};
+use super::{Backend, Lab, SECOND};
 
 fn add(node: i32) -> MembershipChange {
     MembershipChange::Add { node: NodeId(node), endpoint: format!("n{node}:9000") }
@@ -29,9 +29,8 @@ fn voters(lab: &Lab, node: i32) -> Vec<i32> {
     lab.running(node).status().voters.keys().map(|node| node.0).collect()
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_new_node_learns_then_votes() {
-    let mut lab = Lab::new(6, &[0]);
+pub async fn a_new_node_learns_then_votes(backend: Backend) {
+    let mut lab = Lab::new(backend, 6, &[0]);
     lab.start_all().await;
     lab.commit("before").await;
     for node in [3, 4] {
@@ -57,9 +56,8 @@ async fn a_new_node_learns_then_votes() {
     lab.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_removed_follower_does_not_disturb() {
-    let mut lab = Lab::new(6, &[0, 1, 2]);
+pub async fn a_removed_follower_does_not_disturb(backend: Backend) {
+    let mut lab = Lab::new(backend, 6, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("before").await;
     let (leader, epoch) = lab.leader().unwrap();
@@ -75,9 +73,8 @@ async fn a_removed_follower_does_not_disturb() {
     assert_eq!(lab.leader(), Some((leader, epoch)), "{}", lab.describe());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_leader_that_is_to_go_hands_over_first() {
-    let mut lab = Lab::new(6, &[0, 1, 2]);
+pub async fn a_leader_that_is_to_go_hands_over_first(backend: Backend) {
+    let mut lab = Lab::new(backend, 6, &[0, 1, 2]);
     lab.start_all().await;
     lab.commit("before").await;
     let (leader, _) = lab.leader().unwrap();
@@ -88,9 +85,8 @@ async fn a_leader_that_is_to_go_hands_over_first() {
     assert!(!voters(&lab, next).contains(&leader));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_wiped_voter_comes_back_by_being_removed_and_added() {
-    let mut lab = Lab::new(8, &[0, 1, 2]);
+pub async fn a_wiped_voter_comes_back_by_being_removed_and_added(backend: Backend) {
+    let mut lab = Lab::new(backend, 8, &[0, 1, 2]);
     lab.start_all().await;
     for number in 0..20 {
         lab.commit(&format!("entry {number}")).await;
@@ -107,9 +103,8 @@ async fn a_wiped_voter_comes_back_by_being_removed_and_added() {
     lab.commit("with its vote").await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_new_node_gets_a_snapshot_that_is_older_than_its_admission() {
-    let mut lab = Lab::new(8, &[0]);
+pub async fn a_new_node_gets_a_snapshot_that_is_older_than_its_admission(backend: Backend) {
+    let mut lab = Lab::new(backend, 8, &[0]);
     lab.start_all().await;
     let mut index = lab.commit("first").await;
     for number in 0..30 {
@@ -126,9 +121,8 @@ async fn a_new_node_gets_a_snapshot_that_is_older_than_its_admission() {
     lab.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_is_said() {
-    let mut lab = Lab::new(8, &[0, 1]);
+pub async fn what_cannot_be_is_said(backend: Backend) {
+    let mut lab = Lab::new(backend, 8, &[0, 1]);
     lab.start_all().await;
     lab.commit("first").await;
     let (leader, epoch) = lab.leader().unwrap();

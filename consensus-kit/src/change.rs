@@ -3,10 +3,6 @@
 //! A node that is to vote first learns: it gets the log, and votes when it has caught up. Every step looks at the
 //! members as they are, so that a change that was interrupted is simply asked for again.
 
-use quorate_consensus_kit::{
-    founding::Phase,
-    membership::{Member, MemberChange, Membership},
-};
 use quorate_core::{
     consensus::{LogId, MembershipChange, MembershipError},
     ids::{DirectoryId, LogIndex, NodeId},
@@ -14,11 +10,18 @@ use quorate_core::{
 };
 use tokio::sync::oneshot;
 
-pub(crate) type Changed = Result<(), MembershipError>;
-type Met = Result<(DirectoryId, Phase), String>;
+use crate::{
+    founding::Phase,
+    membership::{Member, MemberChange, Membership},
+};
+
+/// What became of a change.
+pub type Changed = Result<(), MembershipError>;
+/// Who answered, or why nobody did.
+pub type Met = Result<(DirectoryId, Phase), String>;
 
 /// A change under way.
-pub(crate) struct Change {
+pub struct Change {
     wanted: MembershipChange,
     deadline: Moment,
     /// The step that was appended last, and waits to be applied.
@@ -28,7 +31,7 @@ pub(crate) struct Change {
 }
 
 /// What a change needs now.
-pub(crate) enum Need {
+pub enum Need {
     /// To wait.
     Nothing,
     /// To ask the node who it is; the answer goes to the sender.
@@ -42,40 +45,53 @@ pub(crate) enum Need {
 }
 
 /// How things stand.
-pub(crate) struct Situation<'a> {
-    pub(crate) me: NodeId,
-    pub(crate) log: LogId,
-    pub(crate) now: Moment,
-    pub(crate) leads: bool,
-    pub(crate) applied: LogIndex,
-    pub(crate) membership: &'a Membership,
+pub struct Situation<'a> {
+    /// This node.
+    pub me: NodeId,
+    /// The cluster's log.
+    pub log: LogId,
+    /// Now.
+    pub now: Moment,
+    /// Whether this node leads.
+    pub leads: bool,
+    /// The last entry that is applied.
+    pub applied: LogIndex,
+    /// The members as it left them.
+    pub membership: &'a Membership,
     /// How far the node that is to be added has come, and how far it must.
-    pub(crate) matched: Option<LogIndex>,
-    pub(crate) target: LogIndex,
+    pub matched: Option<LogIndex>,
+    /// See `matched`.
+    pub target: LogIndex,
 }
 
 impl Change {
-    pub(crate) fn new(wanted: MembershipChange, deadline: Moment, done: oneshot::Sender<Changed>) -> Self {
+    /// A change that is given up at `deadline`; `done` is told what became of it.
+    #[must_use]
+    pub fn new(wanted: MembershipChange, deadline: Moment, done: oneshot::Sender<Changed>) -> Self {
         Self { wanted, deadline, appended: None, meeting: None, done }
     }
 
     /// The node that it is about.
-    pub(crate) fn node(&self) -> NodeId {
+    #[must_use]
+    pub fn node(&self) -> NodeId {
         match &self.wanted {
             MembershipChange::Add { node, .. } | MembershipChange::Remove(node) => *node,
         }
     }
 
-    pub(crate) fn appended(&mut self, index: LogIndex) {
+    /// The step that was needed has been appended at `index`.
+    pub fn appended(&mut self, index: LogIndex) {
         self.appended = Some(index);
     }
 
-    pub(crate) fn finish(self, result: Changed) {
+    /// Tells whoever asked.
+    pub fn finish(self, result: Changed) {
         // Whoever asked may have stopped waiting.
         let _gone = self.done.send(result);
     }
 
-    pub(crate) fn next(&mut self, situation: &Situation<'_>) -> Need {
+    /// What it needs now.
+    pub fn next(&mut self, situation: &Situation<'_>) -> Need {
         if self.is_done(situation.membership) {
             return Need::Done(Ok(()));
         }

@@ -1,15 +1,16 @@
+//! A cluster of three nodes.
+
 use std::time::Duration;
 
 use quorate_core::runtime::simulated::Keep;
 
-use super::lab::{Lab, SECOND};
+use super::{Backend, Lab, SECOND};
 
 /// Founding, then an election of at most one second, sometimes two.
 const STARTED: Duration = Duration::from_secs(4);
 
-#[tokio::test(start_paused = true)]
-async fn three_nodes_found_elect_and_agree() {
-    let mut lab = Lab::new(2, &[0, 1, 2]);
+pub async fn three_nodes_found_elect_and_agree(backend: Backend) {
+    let mut lab = Lab::new(backend, 2, &[0, 1, 2]);
     lab.start_all().await;
     lab.elected(STARTED).await;
     let index = lab.commit("hello").await;
@@ -23,10 +24,9 @@ async fn three_nodes_found_elect_and_agree() {
     assert!(ids.iter().all(|id| *id == ids[0]));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_killed_leader_is_replaced_within_the_bound() {
+pub async fn a_killed_leader_is_replaced_within_the_bound(backend: Backend) {
     for seed in 0..8 {
-        let mut lab = Lab::new(seed, &[0, 1, 2]);
+        let mut lab = Lab::new(backend, seed, &[0, 1, 2]);
         lab.start_all().await;
         let index = lab.commit("before").await;
         let (leader, epoch) = lab.leader().unwrap();

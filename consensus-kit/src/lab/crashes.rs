@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_core::runtime::simulated::Keep;
 
-use super::lab::{Lab, SECOND};
+use super::{Backend, Lab, SECOND};
 
 /// What the cluster goes through: founding, elections, entries, a change of leader, a snapshot.
 async fn live(lab: &mut Lab, victim: i32) {
@@ -22,8 +22,8 @@ async fn live(lab: &mut Lab, victim: i32) {
     lab.commit("and another").await;
 }
 
-async fn crash_after(operations: u64, victim: i32, keep: Keep) -> bool {
-    let mut lab = Lab::new(operations, &[0, 1, 2]);
+async fn crash_after(backend: Backend, operations: u64, victim: i32, keep: Keep) -> bool {
+    let mut lab = Lab::new(backend, operations, &[0, 1, 2]);
     let disk = lab.disk(victim).clone();
     disk.cut_power_after(operations);
     let living = live(&mut lab, victim);
@@ -37,12 +37,13 @@ async fn crash_after(operations: u64, victim: i32, keep: Keep) -> bool {
     whole
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_crash_at_each_write_and_sync_loses_no_acknowledged_entry_and_gives_no_vote_twice() {
+pub async fn a_crash_at_each_write_and_sync_loses_no_acknowledged_entry_and_gives_no_vote_twice(
+    backend: Backend,
+) {
     let mut points = 0;
     for (victim, keep) in [(0, Keep::None), (1, Keep::Some)] {
         let mut operations = 0;
-        while !crash_after(operations, victim, keep).await {
+        while !crash_after(backend, operations, victim, keep).await {
             operations += 1;
             points += 1;
         }
