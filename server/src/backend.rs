@@ -24,6 +24,9 @@ pub(crate) fn names() -> Vec<&'static str> {
     if cfg!(feature = "raftrs") {
         names.push("raftrs");
     }
+    if cfg!(feature = "openraft") {
+        names.push("openraft");
+    }
     if cfg!(feature = "etcd") {
         names.push("etcd");
     }
@@ -95,7 +98,15 @@ pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>,
     }
     match ingredients.choice.recorded.as_str() {
         #[cfg(feature = "raftrs")]
-        "raftrs" => raftrs(ingredients),
+        "raftrs" => {
+            let raftrs = quorate_consensus_raftrs::Raftrs::new(voter(ingredients, "raftrs-1"));
+            Ok(Box::new(raftrs.map_err(|error| error.to_string())?))
+        }
+        #[cfg(feature = "openraft")]
+        "openraft" => {
+            let openraft = quorate_consensus_openraft::Openraft::new(voter(ingredients, "openraft-1"));
+            Ok(Box::new(openraft.map_err(|error| error.to_string())?))
+        }
         #[cfg(feature = "etcd")]
         "etcd" => etcd(&ingredients),
         other => Err(format!("consensus={other}: this build cannot start it")),
@@ -106,9 +117,10 @@ fn voters(config: &ServerConfig) -> BTreeMap<NodeId, String> {
     config.voters.iter().map(|(node, endpoint)| (*node, endpoint.to_string())).collect()
 }
 
-#[cfg(feature = "raftrs")]
-fn raftrs(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
-    use quorate_consensus_raftrs::{Raftrs, RaftrsConfig, Timings};
+/// What every backend is given whose voters are Quorate's own nodes.
+#[cfg(any(feature = "openraft", feature = "raftrs"))]
+fn voter(ingredients: Ingredients<'_>, folder: &str) -> quorate_consensus_kit::config::VoterConfig {
+    use quorate_consensus_kit::config::{Timings, VoterConfig};
 
     let Ingredients { config, runtime, directory, peers, .. } = ingredients;
     let usual = Timings::default();
@@ -116,16 +128,15 @@ fn raftrs(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
         |key: &str| config.file.get(key).and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let election_min = millis("controller.quorum.election.timeout.ms").unwrap_or(usual.election_min);
     let heartbeat = usual.heartbeat.min(election_min / 5);
-    let raftrs = RaftrsConfig {
+    VoterConfig {
         node: config.node,
         directory_id: directory,
-        folder: config.metadata_dir.join("consensus").join("raftrs-1"),
+        folder: config.metadata_dir.join("consensus").join(folder),
         voters: voters(config),
         incoming: peers,
         timings: Timings { heartbeat, election_min, election_max: election_min * 2 },
         runtime: runtime.clone(),
-    };
-    Ok(Box::new(Raftrs::new(raftrs).map_err(|error| error.to_string())?))
+    }
 }
 
 #[cfg(feature = "etcd")]

@@ -39,8 +39,9 @@ pub(crate) struct DevArgs {
     /// How many nodes, each a process of its own [default: 1, or as many as the data folder has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=15))]
     pub(crate) nodes: Option<u16>,
-    /// The consensus backend: raftrs (built in), etcd, or plugin:/path/of/a/library.so. etcd is reached at `consensus.etcd.endpoints` (--override,
-    /// or QUORATE_CONSENSUS_ETCD_ENDPOINTS); without that, one private etcd is started
+    /// The consensus backend: raftrs or openraft (built in), etcd, or plugin:/path/of/a/library.so. etcd is reached at
+    /// `consensus.etcd.endpoints` (--override, or QUORATE_CONSENSUS_ETCD_ENDPOINTS); without that, one private etcd is
+    /// started
     /// [default: raftrs, or the data folder's]
     #[arg(long, value_name = "NAME")]
     pub(crate) consensus: Option<String>,

@@ -6,9 +6,10 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
 use crate::exit::Failure;
 
-/// What is logged where nothing is said: warnings of libraries, and what Quorate has to say.
+/// What is logged where nothing is said: warnings of libraries, and what Quorate has to say. openraft calls every message
+/// to a node that is down an error; what comes of it, its backend says.
 const FILTER: &str = "warn,quorate=info,quorate_core=info,quorate_consensus_kit=info,quorate_consensus_raftrs=info,\
-                      quorate_consensus_etcd=info";
+                      quorate_consensus_openraft=info,quorate_consensus_etcd=info,openraft=off";
 
 /// Begins to log. `filter` is `RUST_LOG`'s text, where it is set.
 ///

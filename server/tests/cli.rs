@@ -110,7 +110,7 @@ fn a_backend_that_is_not_there_is_refused_by_name() {
     ]);
     let output = run(&mut command);
     assert_eq!(output.status.code(), Some(78));
-    assert!(stderr(&output).contains("this build has raftrs, etcd"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("this build has raftrs, openraft, etcd"), "{}", stderr(&output));
 }
 
 #[test]

@@ -21,6 +21,8 @@ use tempfile::TempDir;
 pub enum Backend {
     /// raft-rs in the brokers.
     Raftrs,
+    /// openraft in the brokers.
+    Openraft,
     /// An external etcd.
     Etcd {
         /// Where it listens for clients.
@@ -270,6 +272,7 @@ impl Node {
         );
         match backend {
             Backend::Raftrs => text.push_str("consensus=raftrs\n"),
+            Backend::Openraft => text.push_str("consensus=openraft\n"),
             Backend::Etcd { url, prefix } => {
                 let keys = format!("consensus.etcd.endpoints={url}\nconsensus.etcd.prefix={prefix}\n");
                 text.push_str(&format!("consensus=etcd\n{keys}"));

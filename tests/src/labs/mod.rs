@@ -3,7 +3,7 @@
 pub mod etcd;
 pub mod memory;
 pub mod mutants;
-pub mod raftrs;
+pub mod raft;
 
 use std::io;
 

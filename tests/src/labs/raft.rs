@@ -1,4 +1,7 @@
-//! The raft-rs backend's lab: simulated machines on paused time.
+//! The labs of the Raft backends: simulated machines on paused time.
+//!
+//! On raft-rs a run repeats from its seed. On openraft it does not quite: openraft itself takes one of two branches by chance
+//! when both are ready.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +14,9 @@ use std::{
 
 use async_trait::async_trait;
 use quorate_conformance::{Backend, Capability, Constructor, DiskFault, Lab};
-use quorate_consensus_raftrs::{Raftrs, RaftrsConfig, Timings};
+use quorate_consensus_kit::config::{Timings, VoterConfig};
+use quorate_consensus_openraft::Openraft;
+use quorate_consensus_raftrs::Raftrs;
 use quorate_core::{
     consensus::{Consensus, NodeId, StartError},
     ids::DirectoryId,
@@ -27,17 +32,36 @@ const PORT: u16 = 9093;
 /// A healthy disk's sync, at least and at most.
 const SYNC: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
 
-/// The raft-rs backend on simulated machines.
+/// A configured backend that keeps no entries behind a snapshot.
+type Made = Result<Box<dyn Consensus>, StartError>;
+
+/// A Raft backend on simulated machines.
 #[derive(Clone, Copy, Debug)]
-pub struct RaftrsBackend {
+pub struct RaftBackend {
+    name: &'static str,
+    make: fn(VoterConfig) -> Made,
     /// Chooses delays, ids and timeouts.
-    pub seed: u64,
+    seed: u64,
+}
+
+impl RaftBackend {
+    /// raft-rs.
+    #[must_use]
+    pub fn raftrs(seed: u64) -> Self {
+        Self { name: "raftrs", make: |config| Ok(Box::new(Raftrs::new(config)?.with_tail(0))), seed }
+    }
+
+    /// openraft.
+    #[must_use]
+    pub fn openraft(seed: u64) -> Self {
+        Self { name: "openraft", make: |config| Ok(Box::new(Openraft::new(config)?.with_tail(0))), seed }
+    }
 }
 
 #[async_trait]
-impl Backend for RaftrsBackend {
+impl Backend for RaftBackend {
     fn name(&self) -> String {
-        format!("raftrs (simulated, seed {})", self.seed)
+        format!("{} (simulated, seed {})", self.name, self.seed)
     }
 
     fn is_simulated(&self) -> bool {
@@ -68,11 +92,12 @@ impl Backend for RaftrsBackend {
     }
 
     async fn lab(&self, nodes: usize) -> Box<dyn Lab> {
-        Box::new(RaftrsLab::new(self.seed, i32::try_from(nodes).unwrap_or(i32::MAX)))
+        Box::new(RaftLab::new(*self, i32::try_from(nodes).unwrap_or(i32::MAX)))
     }
 }
 
-struct RaftrsLab {
+struct RaftLab {
+    make: fn(VoterConfig) -> Made,
     clock: Clock,
     rng: Rng,
     network: SimulatedNetwork,
@@ -92,10 +117,10 @@ fn name(node: NodeId) -> String {
     format!("n{node}")
 }
 
-impl RaftrsLab {
-    fn new(seed: u64, nodes: i32) -> Self {
+impl RaftLab {
+    fn new(backend: RaftBackend, nodes: i32) -> Self {
         let (clock, _wall) = Clock::simulated(0);
-        let rng = Rng::seeded(seed);
+        let rng = Rng::seeded(backend.seed);
         let network = SimulatedNetwork::new(clock.clone(), rng.clone(), TaskScope::single_threaded());
         network.set_delay(Duration::from_micros(100)..Duration::from_millis(2));
         let ids = (1..=nodes).map(NodeId);
@@ -108,7 +133,7 @@ impl RaftrsLab {
             (node, Machine { disk, directory, process: None, flipped: None })
         };
         let machines = ids.map(machine).collect();
-        Self { clock, rng, network, voters, machines }
+        Self { make: backend.make, clock, rng, network, voters, machines }
     }
 
     fn machine(&mut self, node: NodeId) -> &mut Machine {
@@ -147,9 +172,9 @@ impl RaftrsLab {
         (runtime, incoming)
     }
 
-    fn config(&mut self, node: NodeId) -> RaftrsConfig {
+    fn config(&mut self, node: NodeId) -> VoterConfig {
         let (runtime, incoming) = self.process(node);
-        RaftrsConfig {
+        VoterConfig {
             node,
             directory_id: self.machine(node).directory,
             folder: FOLDER.into(),
@@ -201,7 +226,7 @@ impl Machine {
 }
 
 #[async_trait]
-impl Lab for RaftrsLab {
+impl Lab for RaftLab {
     fn clock(&self) -> Clock {
         self.clock.clone()
     }
@@ -216,15 +241,14 @@ impl Lab for RaftrsLab {
 
     fn constructor(&mut self, node: NodeId) -> Constructor {
         let config = self.config(node);
-        Box::new(move || {
-            let backend = Raftrs::new(config)?.with_tail(0);
-            Ok::<Box<dyn Consensus>, StartError>(Box::new(backend))
-        })
+        let make = self.make;
+        Box::new(move || make(config))
     }
 
     fn bad_constructor(&mut self) -> Option<Constructor> {
-        let config = RaftrsConfig { voters: BTreeMap::new(), ..self.config(NodeId(1)) };
-        Some(Box::new(move || Ok::<Box<dyn Consensus>, StartError>(Box::new(Raftrs::new(config)?))))
+        let config = VoterConfig { voters: BTreeMap::new(), ..self.config(NodeId(1)) };
+        let make = self.make;
+        Some(Box::new(move || make(config)))
     }
 
     fn traces(&self, node: NodeId) -> Option<String> {
