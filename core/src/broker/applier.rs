@@ -19,10 +19,14 @@ use crate::{
 const ENTRIES_MAX: u64 = 10_000;
 /// Bytes of entries after which the image is written to the disk again.
 const BYTES_MAX: u64 = 64 << 20;
-/// The image is written to the disk when nothing has changed for so long,
-const QUIET: Duration = Duration::from_secs(5);
-/// and after so long if changes do not end: what a node that is started while nobody leads has to say is not older.
-const LATE: Duration = Duration::from_secs(60);
+/// While changes do not end, the image is written after so many times the time that is waited for their rest: what a node
+/// that is started while nobody leads has to say is not older.
+const LATE: u32 = 12;
+/// After topics have come or gone it is written in so many parts of that time: whoever starts again after a crash, with a
+/// log that a restore has taken back, must not take their folders for left over ones.
+const TOPICS_SOONER: u32 = 10;
+/// A large image takes longer, by so much for each topic.
+const TOPICS_EACH: Duration = Duration::from_millis(1);
 /// Before a snapshot that could not be read to its end is asked for again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -33,6 +37,7 @@ pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store:
         stored: broker.image().index,
         bytes: 0,
         changes: None,
+        topics_changed: false,
         broker: broker.clone(),
         consensus: consensus.clone(),
         store,
@@ -44,7 +49,7 @@ pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store:
                 () = broker.runtime.tasks.stopping() => return,
                 item = committed.next() => item,
                 () = applier.due() => {
-                    applier.hand_over(false);
+                    applier.hand_over(Why::Rest);
                     continue;
                 }
             };
@@ -53,6 +58,7 @@ pub(super) async fn run(broker: Arc<Broker>, consensus: Arc<dyn Running>, store:
                 Some(Committed::Snapshot(snapshot)) => applier.snapshot(snapshot).await,
                 None => {
                     if let Some(fatal) = consensus.status().fatal {
+                        applier.keep_last().await;
                         broker.fail(&fatal);
                     }
                     return;
@@ -83,8 +89,14 @@ pub(super) async fn store(
             () = broker.runtime.tasks.stopping() => return,
             image = images.recv() => image,
         };
-        let Some(ToStore { image, shortens }) = image else { return };
+        let Some(ToStore { image, why }) = image else { return };
         let folder = &broker.config.metadata_dir;
+        if why == Why::LogEnds {
+            if let Err(error) = image_file::keep(&broker.runtime, folder, &image, &broker.syncs).await {
+                tracing::error!(%error, "the last image of the metadata was not written");
+            }
+            return;
+        }
         let meta = match image_file::store(&broker.runtime, folder, &image, &broker.syncs).await {
             Ok(meta) => meta,
             Err(error) => {
@@ -93,7 +105,7 @@ pub(super) async fn store(
                     .fail_sync(&format!("cannot write the image of the metadata in {folder}: {error}"));
             }
         };
-        if !shortens {
+        if why == Why::Rest {
             continue;
         }
         match consensus.compact(image_file::snapshot(image, meta)).await {
@@ -110,8 +122,18 @@ pub(super) async fn store(
 /// An image that is to be written to the disk.
 pub(super) struct ToStore {
     image: Arc<Image>,
-    /// Whether the backend may forget what it contains.
-    shortens: bool,
+    why: Why,
+}
+
+/// Why an image is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The log has grown: the backend may forget what the image contains.
+    LogGrew,
+    /// Changes have come to rest.
+    Rest,
+    /// The backend has failed for good: no other image will follow.
+    LogEnds,
 }
 
 struct Applier {
@@ -124,6 +146,8 @@ struct Applier {
     bytes: u64,
     /// When the first of them and the last of them came.
     changes: Option<(Moment, Moment)>,
+    /// Topics have come or gone since then.
+    topics_changed: bool,
     store: mpsc::Sender<ToStore>,
 }
 
@@ -155,7 +179,7 @@ impl Applier {
         let first = self.changes.map_or(now, |(first, _)| first);
         self.changes = Some((first, now));
         if self.image.index.0.saturating_sub(self.stored.0) >= ENTRIES_MAX || self.bytes >= BYTES_MAX {
-            self.hand_over(true);
+            self.hand_over(Why::LogGrew);
         }
         Ok(())
     }
@@ -177,7 +201,7 @@ impl Applier {
             return Err(Problem::Fatal("a snapshot of the metadata is of another history".to_owned()));
         }
         self.publish(image);
-        self.hand_over(true);
+        self.hand_over(Why::LogGrew);
         Ok(())
     }
 
@@ -196,23 +220,37 @@ impl Applier {
     }
 
     fn publish(&mut self, image: Image) {
+        self.topics_changed |= !self.image.names.ptr_eq(&image.names);
         self.image = Arc::new(image);
         self.broker.publish(self.image.clone());
+    }
+
+    /// The backend has failed for good, perhaps because its log is lost: then this image is the newest word that there
+    /// is. Returns when it is written.
+    async fn keep_last(&self) {
+        if self.store.send(ToStore { image: self.image.clone(), why: Why::LogEnds }).await.is_ok() {
+            self.store.closed().await;
+        }
     }
 
     /// Returns when changes should be written to the disk though they are few.
     async fn due(&self) {
         let Some((first, last)) = self.changes else { return std::future::pending().await };
         let now = self.broker.runtime.clock.now();
-        let left = last.plus(QUIET).min(first.plus(LATE)).since(now);
+        let rest = self.broker.config.timings.image;
+        let usual = last.plus(rest).min(first.plus(rest * LATE));
+        let size = u32::try_from(self.image.topics.len()).unwrap_or(u32::MAX);
+        let sooner = first.plus(rest / TOPICS_SOONER + TOPICS_EACH * size).min(usual);
+        let left = if self.topics_changed { sooner } else { usual }.since(now);
         self.broker.runtime.clock.sleep(left).await;
     }
 
     /// If the last image is still being written, the next entry, or the next moment that it is due, tries again.
-    fn hand_over(&mut self, shortens: bool) {
-        if self.store.try_send(ToStore { image: self.image.clone(), shortens }).is_ok() {
+    fn hand_over(&mut self, why: Why) {
+        if self.store.try_send(ToStore { image: self.image.clone(), why }).is_ok() {
             self.changes = None;
-            if shortens {
+            self.topics_changed = false;
+            if why == Why::LogGrew {
                 self.stored = self.image.index;
                 self.bytes = 0;
             }

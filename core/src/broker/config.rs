@@ -87,6 +87,10 @@ pub struct Timings {
     pub rebalance: Duration,
     /// How long a broker waits for its leaderships to move when it stops.
     pub controlled_shutdown: Duration,
+    /// The image is written to the disk when nothing has changed for so long: a node that is started while nobody leads
+    /// has something to say, and one that dies knows how far the log had come, should what keeps the log come back from
+    /// an older backup.
+    pub image: Duration,
 }
 
 impl Default for Timings {
@@ -98,6 +102,7 @@ impl Default for Timings {
             connect: Duration::from_millis(500),
             rebalance: Duration::from_secs(300),
             controlled_shutdown: Duration::from_secs(30),
+            image: Duration::from_secs(5),
         }
     }
 }

@@ -187,7 +187,7 @@ impl Folders {
 }
 
 /// The topic whose folder it is; `None` if it does not say.
-fn read_topic(disk: &dyn Disk, folder: &Path) -> Option<TopicId> {
+pub(super) fn read_topic(disk: &dyn Disk, folder: &Path) -> Option<TopicId> {
     let content = read_file(disk, &folder.join(METADATA), METADATA_BYTES_MAX).ok()?;
     let text = String::from_utf8(content).ok()?;
     let id = text.lines().find_map(|line| line.strip_prefix("topic_id: "))?;

@@ -86,6 +86,22 @@ pub(super) async fn store(
     Ok(SnapshotMeta { index: image.index, epoch: image.epoch, chain: image.chain, bytes })
 }
 
+/// Writes `image` durably, unless it says nothing or is there already.
+///
+/// # Errors
+/// As the system says.
+pub(super) async fn keep(
+    runtime: &Runtime,
+    folder: &Path,
+    image: &Arc<Image>,
+    syncs: &Syncs,
+) -> io::Result<()> {
+    if image.founding.is_none() || runtime.disk.exists(&path(folder, image)) {
+        return Ok(());
+    }
+    store(runtime, folder, image, syncs).await.map(drop)
+}
+
 /// The image as a backend takes it.
 pub(super) fn snapshot(image: Arc<Image>, meta: SnapshotMeta) -> Snapshot {
     Snapshot { meta, chunks: stream::iter(Chunks::of(image).map(Ok)).boxed() }

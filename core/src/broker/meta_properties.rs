@@ -39,6 +39,8 @@ pub struct MetaProperties {
     pub directory: DirectoryId,
     /// The cluster that it belongs to; `None` before one is founded.
     pub cluster: Option<Uuid>,
+    /// The generation of the cluster's log that this node follows, from 1.
+    pub generation: u64,
     /// All keys, as they stand in the file.
     keys: BTreeMap<String, String>,
 }
@@ -97,6 +99,17 @@ pub enum MetaError {
         /// The other.
         second: String,
     },
+    /// Directories of two generations.
+    #[error(
+        "{first} and {second} are of different generations of the cluster's metadata: finish what was begun with \
+         'quorate consensus accept-restore FILE'"
+    )]
+    Generations {
+        /// One directory.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// A copied directory.
     #[error(
         "{first} and {second} have the same directory.id: one is a copy of the other; remove the copy from log.dirs"
@@ -140,14 +153,29 @@ pub fn open(
         }
         all.push(meta);
     }
-    let cluster = all.iter().find_map(|meta| meta.cluster);
+    let known = all.iter().find_map(|meta| Some((meta.cluster?, meta.generation)));
     for (at, meta) in all.iter_mut().enumerate() {
-        if fresh.contains(&at) || (meta.cluster.is_none() && cluster.is_some()) {
-            meta.set_cluster(cluster);
+        if fresh.contains(&at) || (meta.cluster.is_none() && known.is_some()) {
+            meta.set_log(known);
             meta.write(disk).map_err(|error| meta.system(error))?;
         }
     }
     Ok(all)
+}
+
+/// Refuses directories of two generations: one of them was left behind when an operator took the next generation.
+///
+/// # Errors
+/// [`MetaError::Generations`].
+pub fn check_generations(all: &[MetaProperties]) -> Result<(), MetaError> {
+    let Some(one) = all.first() else { return Ok(()) };
+    match all.iter().find(|meta| meta.generation != one.generation) {
+        None => Ok(()),
+        Some(other) => Err(MetaError::Generations {
+            first: one.folder.display().to_string(),
+            second: other.folder.display().to_string(),
+        }),
+    }
 }
 
 /// Waits for the cluster to be founded, then has every directory remember it. Blocks its thread while it writes.
@@ -160,30 +188,31 @@ pub async fn remember(broker: Arc<Broker>, mut directories: Vec<MetaProperties>)
     }
     let Some(founding) = broker.image().founding else { return };
     for directory in &mut directories {
-        if let Err(error) = directory.join(broker.runtime.disk.as_ref(), founding.cluster) {
+        let joined = directory.join(broker.runtime.disk.as_ref(), founding.cluster, founding.generation);
+        if let Err(error) = joined {
             return broker.fail(&directory.system(error).to_string());
         }
     }
 }
 
 impl MetaProperties {
-    /// Durably writes the cluster that was founded into the file, if it is not there yet.
+    /// Durably writes the cluster, and the generation of its log, into the file, if they are not there yet.
     ///
     /// # Errors
     /// As the system says. After a failed sync nothing is known of the disk.
-    pub fn join(&mut self, disk: &dyn Disk, cluster: Uuid) -> io::Result<()> {
-        if self.cluster == Some(cluster) {
+    pub fn join(&mut self, disk: &dyn Disk, cluster: Uuid, generation: u64) -> io::Result<()> {
+        if (self.cluster, self.generation) == (Some(cluster), generation) {
             return Ok(());
         }
-        self.set_cluster(Some(cluster));
+        self.set_log(Some((cluster, generation)));
         self.write(disk)
     }
 
-    fn set_cluster(&mut self, cluster: Option<Uuid>) {
-        self.cluster = cluster;
-        if let Some(cluster) = cluster {
-            self.keys.insert(CLUSTER.to_owned(), base64_id(cluster));
-        }
+    fn set_log(&mut self, log: Option<(Uuid, u64)>) {
+        let Some((cluster, generation)) = log else { return };
+        (self.cluster, self.generation) = (Some(cluster), generation);
+        self.keys.insert(CLUSTER.to_owned(), base64_id(cluster));
+        self.keys.insert(GENERATION.to_owned(), generation.to_string());
     }
 
     fn check(&self, node: NodeId, backend: &str) -> Result<(), MetaError> {
@@ -232,7 +261,7 @@ fn new(folder: &Path, directory: DirectoryId, node: NodeId, backend: &str) -> Me
         (GENERATION, "1".to_owned()),
     ];
     let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    MetaProperties { folder: folder.to_owned(), directory, cluster: None, keys }
+    MetaProperties { folder: folder.to_owned(), directory, cluster: None, generation: 1, keys }
 }
 
 fn parse(folder: &Path, text: &str) -> Result<MetaProperties, MetaError> {
@@ -252,15 +281,15 @@ fn parse(folder: &Path, text: &str) -> Result<MetaProperties, MetaError> {
     if !keys.contains_key(BACKEND) {
         return Err(damaged(format!("it has no {BACKEND}, so Quorate did not write it")));
     }
-    if keys.get(GENERATION).is_none_or(|generation| generation != "1") {
-        return Err(damaged(format!("this build knows {GENERATION}=1 alone")));
-    }
+    let generation = keys.get(GENERATION).and_then(|text| text.parse().ok()).filter(|number| *number > 0);
+    let generation = generation.ok_or_else(|| damaged(format!("{GENERATION} is no number from 1")))?;
     let id = |key: &str| {
         keys.get(key).map(|text| parse_base64_id(text).ok_or_else(|| damaged(format!("{key} is no id"))))
     };
     let directory = id(DIRECTORY).transpose()?.ok_or_else(|| damaged(format!("it has no {DIRECTORY}")))?;
     let cluster = id(CLUSTER).transpose()?;
-    Ok(MetaProperties { folder: folder.to_owned(), directory: DirectoryId(directory), cluster, keys })
+    let (folder, directory) = (folder.to_owned(), DirectoryId(directory));
+    Ok(MetaProperties { folder, directory, cluster, generation, keys })
 }
 
 fn read_text(disk: &dyn Disk, path: &Path) -> io::Result<Option<String>> {
@@ -304,7 +333,7 @@ mod tests {
         assert_ne!(first[0].directory, first[1].directory);
         assert_eq!(first[0].cluster, None);
         let cluster = Uuid::from_bytes([7; 16]);
-        first[1].join(&RealDisk, cluster).unwrap();
+        first[1].join(&RealDisk, cluster, 1).unwrap();
         let again = machine.open(&["a", "b", "c"], 0, "raftrs").unwrap();
         assert_eq!(again[0].directory, first[0].directory);
         assert!(
@@ -314,12 +343,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_generation_is_taken_by_every_directory_or_the_node_does_not_start() {
+        let machine = Machine::new();
+        let cluster = Uuid::from_bytes([7; 16]);
+        for meta in &mut machine.open(&["a", "b"], 0, "etcd").unwrap() {
+            meta.join(&RealDisk, cluster, 1).unwrap();
+        }
+        machine.open(&["a"], 0, "etcd").unwrap()[0].join(&RealDisk, cluster, 2).unwrap();
+        let half = machine.open(&["a", "b"], 0, "etcd").unwrap();
+        let refused = check_generations(&half).unwrap_err().to_string();
+        assert!(refused.contains("accept-restore"), "{refused}");
+        machine.open(&["b"], 0, "etcd").unwrap()[0].join(&RealDisk, cluster, 2).unwrap();
+        let whole = machine.open(&["a", "b", "added"], 0, "etcd").unwrap();
+        assert!(whole.iter().all(|meta| meta.generation == 2), "{whole:?}");
+        assert!(check_generations(&whole).is_ok());
+    }
+
+    #[tokio::test]
     async fn keys_that_are_not_ours_stay() {
         let machine = Machine::new();
         machine.open(&["a"], 1, "etcd").unwrap();
         machine.edit("a", |text| text + "#note\nother.key = kept\n");
         let mut all = machine.open(&["a"], 1, "etcd").unwrap();
-        all[0].join(&RealDisk, Uuid::from_bytes([7; 16])).unwrap();
+        all[0].join(&RealDisk, Uuid::from_bytes([7; 16]), 1).unwrap();
         machine.edit("a", |text| {
             assert!(text.contains("other.key=kept\n") && text.contains("version=1\n"), "{text}");
             text
@@ -346,7 +392,7 @@ mod tests {
         assert!(matches!(error, MetaError::Twice { .. }), "{error}");
         for (name, byte) in [("c", 1), ("d", 2)] {
             let mut made = machine.open(&[name], 1, "raftrs").unwrap();
-            made[0].join(&RealDisk, Uuid::from_bytes([byte; 16])).unwrap();
+            made[0].join(&RealDisk, Uuid::from_bytes([byte; 16]), 1).unwrap();
         }
         let error = machine.open(&["c", "d"], 1, "raftrs").unwrap_err();
         assert!(matches!(error, MetaError::Clusters { .. }), "{error}");
@@ -359,7 +405,7 @@ mod tests {
         for (change, problem) in [
             ("version=1", "version=2"),
             ("directory.id=", "directory.id=x"),
-            ("quorate.generation=1", "quorate.generation=2"),
+            ("quorate.generation=1", "quorate.generation=0"),
             ("quorate.consensus=raftrs", ""),
             ("version=1", "version"),
         ] {

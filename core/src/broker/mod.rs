@@ -26,6 +26,7 @@ mod producer_ids;
 mod quorum;
 mod reconciler;
 mod registration;
+pub mod restored;
 pub mod service;
 pub mod start;
 mod syncer;
@@ -93,10 +94,12 @@ pub struct Broker {
 }
 
 /// What a node's folders say of it, read before the backend starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The cluster that the folders belong to; `None` where they are fresh.
     pub cluster: Option<Uuid>,
+    /// The generation of the cluster's log that this node follows, from 1.
+    pub generation: u64,
     /// The log directories, in the order of the configuration.
     pub directories: Vec<DirectoryId>,
     /// What was only in the page cache is lost. [`start`] finds out by itself that the machine was started anew; a
@@ -104,6 +107,19 @@ pub struct NodeFacts {
     pub page_cache_lost: bool,
     /// An fsync failed in the last life of this node. [`start`] remembers that by itself too.
     pub sync_failed: bool,
+}
+
+impl Default for NodeFacts {
+    /// What fresh folders say.
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            generation: 1,
+            directories: Vec::new(),
+            page_cache_lost: false,
+            sync_failed: false,
+        }
+    }
 }
 
 /// Where a node's listeners are reached, once they are bound.

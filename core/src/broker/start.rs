@@ -9,7 +9,7 @@
 //! `start` is the first await of a node's life, and waits for no peer. Metadata is initialised only by the controller's
 //! driver, which needs a token that only a leader event makes.
 
-use std::{io, sync::Arc};
+use std::{cmp::Ordering, io, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -24,8 +24,12 @@ use crate::{
         activation::{LeaderKnown, Role, Roles},
     },
     log::PageCache,
+    metadata::Image,
     runtime::{Runtime, make_folder},
 };
+
+/// How long a broker that stops waits for a quorum that does not answer.
+const UNHEARD: Duration = Duration::from_millis(600);
 
 /// A node that is made and runs nothing.
 pub struct Constructed {
@@ -68,6 +72,19 @@ pub enum StartError {
         metadata: String,
         /// The cluster of the records.
         records: String,
+    },
+    /// The metadata is of a later generation than the records.
+    #[error(
+        "the metadata in {folder} is of generation {metadata}, the log directories are of generation {records}: give \
+         the node its own folders back, or finish what was begun with 'quorate consensus accept-restore FILE'"
+    )]
+    Generation {
+        /// The metadata folder.
+        folder: String,
+        /// The generation of the metadata.
+        metadata: u64,
+        /// The generation of the records.
+        records: u64,
     },
     /// The backend did not start.
     #[error(transparent)]
@@ -112,7 +129,7 @@ impl Bound {
         let metadata = |error| StartError::Metadata { folder: folder.display().to_string(), error };
         let disk = broker.runtime.disk.as_ref();
         let loaded = make_folder(disk, folder).and_then(|()| image_file::load(disk, folder));
-        let image = loaded.map_err(metadata)?;
+        let mut image = loaded.map_err(metadata)?;
         let used = facts.cluster.is_some() || image.founding.is_some();
         let life = Life::begin(disk, folder, used).map_err(metadata)?;
         facts.page_cache_lost |= life.page_cache_lost;
@@ -125,8 +142,19 @@ impl Bound {
             let (metadata, records) = (id(founding.cluster), id(cluster));
             return Err(StartError::Foreign { folder: folder.display().to_string(), metadata, records });
         }
+        if let (Some(founding), Some(_)) = (image.founding, facts.cluster) {
+            match founding.generation.cmp(&facts.generation) {
+                // An operator has accepted that the log of that generation is lost: the next one says what is so.
+                Ordering::Less => image = Image::default(),
+                Ordering::Equal => {}
+                Ordering::Greater => {
+                    let (folder, metadata) = (folder.display().to_string(), founding.generation);
+                    return Err(StartError::Generation { folder, metadata, records: facts.generation });
+                }
+            }
+        }
         let log_id = (image.log_id != LogId::default()).then_some(image.log_id);
-        let log_id = log_id.or(facts.cluster.map(|cluster| LogId::of(cluster, 1)));
+        let log_id = log_id.or(facts.cluster.map(|cluster| LogId::of(cluster, facts.generation)));
         let resume = Resume { log_id, applied: image.index, chain: image.chain };
         broker.facts.get_or_init(|| facts);
         broker.publish(Arc::new(image));
@@ -153,11 +181,37 @@ impl Started {
         self.consensus.shutdown().await;
         self.broker.runtime.tasks.stop().await;
         if self.broker.fatal.borrow().is_none() {
+            self.keep_image().await;
             let disk = self.broker.runtime.disk.as_ref();
             let ended = self.broker.life.lock().as_mut().map_or(Ok(()), |life| life.end(disk));
             if let Err(error) = ended {
                 tracing::error!(%error, "that this node ended in order could not be written down");
             }
+        }
+    }
+
+    /// Returns when the backend has reached no quorum since this was called, and a while has passed: whoever asks to be
+    /// let go has something written, which nobody can do now.
+    async fn unheard(&self) {
+        let clock = &self.broker.runtime.clock;
+        let begun = clock.now();
+        loop {
+            clock.sleep(UNHEARD / 6).await;
+            let waited = clock.now().since(begun);
+            let age = self.consensus.status().quorum_contact_age;
+            if waited >= UNHEARD && age.is_none_or(|age| age >= waited) {
+                return;
+            }
+        }
+    }
+
+    /// Writes the newest image to the disk, so that the next start begins with it, and so that it is known should the
+    /// log be lost meanwhile.
+    async fn keep_image(&self) {
+        let broker = &self.broker;
+        let (folder, image) = (&broker.config.metadata_dir, broker.image_arc());
+        if let Err(error) = image_file::keep(&broker.runtime, folder, &image, &broker.syncs).await {
+            tracing::warn!(%error, "the newest image of the metadata was not written: the next start reads the log");
         }
     }
 
@@ -186,6 +240,9 @@ impl Started {
         };
         tokio::select! { biased;
             _ = stopped => tracing::info!("this broker is let go"),
+            () = self.unheard() => {
+                tracing::warn!("the metadata cannot be changed now: this broker goes without being let go");
+            }
             () = leaderless => tracing::warn!("nobody is the controller: this broker goes without being let go"),
             () = clock.sleep(timings.controlled_shutdown) => {
                 tracing::warn!("the controller did not let this broker go in time");

@@ -4,6 +4,7 @@
 //! Nothing here waits, reads a clock, or depends on the order of a hash map: every node that has applied the same log
 //! holds the same image, byte for byte ([`snapshot`]).
 
+pub mod adoption;
 pub mod apply;
 pub mod check;
 pub mod command;
