@@ -160,7 +160,10 @@ impl Running for Handle {
         if self.shared.is_stopping() {
             return Err(CompactError::Unavailable("the backend has stopped".to_owned()));
         }
-        compaction::compact(&self.shared, snapshot).await
+        tokio::select! { biased;
+            () = self.shared.stopping() => Err(CompactError::Unavailable("the backend has stopped".to_owned())),
+            compacted = compaction::compact(&self.shared, snapshot) => compacted,
+        }
     }
 
     async fn change_membership(&self, _change: MembershipChange) -> Result<(), MembershipError> {
@@ -190,7 +193,7 @@ impl Running for Handle {
             log_id: shared.known().log,
             epoch: last.map_or(Epoch(0), |event| event.epoch),
             quorum_contact_age: shared.contact_age(),
-            peers: shared.store.peers(),
+            peers: shared.store.peers().into_iter().chain(shared.namesake()).collect(),
             max_entry_bytes: BATCH_BYTES,
             fatal: shared.fatal(),
             ..Status::default()
@@ -199,13 +202,14 @@ impl Running for Handle {
             status.epoch = status.epoch.max(head.epoch);
             status.committed = head.tail.index;
             status.first = head.first;
-            status.voters = head.candidates.clone();
+            let candidates = head.candidates.iter();
+            status.voters = candidates.map(|(node, found)| (*node, found.endpoint.clone())).collect();
             if let Some((leader, _)) = &head.leader {
                 status.voters.insert(leader.node, leader.endpoint.clone());
             }
         }
         if matches!(last.map(|event| event.leader), Some(Leader::Me { .. })) {
-            status.voters.insert(shared.node, shared.endpoint.clone());
+            status.voters.insert(shared.node, shared.candidate.endpoint.clone());
         }
         status
     }
@@ -321,7 +325,7 @@ impl Reader {
         self.stale += 1;
         if self.stale > STALE_PAGES {
             let head = self.shared.head().unwrap_or_default();
-            let (root, index) = (self.shared.keys.root().to_owned(), self.position.index.next());
+            let (root, index) = (self.shared.keys.root(), self.position.index.next());
             return Err(HistoryLost::Hole { root, index, first: head.first, tail: head.tail.index });
         }
         let mut view = self.shared.view.watch();

@@ -84,30 +84,13 @@ impl Compaction<'_> {
     }
 
     async fn upload(&self, snapshot: Snapshot) -> Result<SnapshotRecord, CompactError> {
-        let meta = snapshot.meta;
-        let (mut chunks, mut bytes) = (0_u64, 0_u64);
-        let mut source = snapshot.chunks;
-        let mut waiting = BytesMut::new();
-        loop {
-            let next = source.next().await.transpose()?;
-            let last = next.is_none();
-            waiting.extend_from_slice(&next.unwrap_or_default());
-            while waiting.len() >= CHUNK_BYTES || (last && !waiting.is_empty()) {
-                let chunk = waiting.split_to(waiting.len().min(CHUNK_BYTES)).freeze();
-                bytes = bytes.saturating_add(chunk.len() as u64);
-                let key = self.shared.keys.chunk(meta.index, chunks);
-                self.put(vec![Op::Put { key, value: chunk, lease: None }]).await?;
-                chunks += 1;
-            }
-            if last {
-                break;
-            }
+        let index = snapshot.meta.index;
+        let mut cutter = Cutter::new(snapshot);
+        while let Some((number, chunk)) = cutter.next().await? {
+            let key = self.shared.keys.chunk(index, number);
+            self.put(vec![Op::Put { key, value: chunk, lease: None }]).await?;
         }
-        if bytes != meta.bytes {
-            let reason = format!("it has {bytes} bytes and was announced with {}", meta.bytes);
-            return Err(SnapshotError(reason).into());
-        }
-        Ok(SnapshotRecord { index: meta.index, epoch: meta.epoch, chain: meta.chain, bytes, chunks })
+        Ok(cutter.record())
     }
 
     /// Deletes entries up to `index`, but neither the newest ones nor ever the last, and older snapshots.
@@ -147,6 +130,54 @@ impl Compaction<'_> {
         }
         self.shared.runtime.clock.sleep(RETRY).await;
         Ok(())
+    }
+}
+
+/// Cuts a snapshot into the chunks that etcd keeps, one at a time: no more of it is ever held.
+pub(crate) struct Cutter {
+    meta: SnapshotMeta,
+    source: BoxStream<'static, Result<Bytes, SnapshotError>>,
+    waiting: BytesMut,
+    ended: bool,
+    chunks: u64,
+    bytes: u64,
+}
+
+impl Cutter {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        let Snapshot { meta, chunks: source } = snapshot;
+        Self { meta, source, waiting: BytesMut::new(), ended: false, chunks: 0, bytes: 0 }
+    }
+
+    /// The next chunk with its number; `None` after the last, if they are as long as was announced.
+    pub(crate) async fn next(&mut self) -> Result<Option<(u64, Bytes)>, SnapshotError> {
+        while !self.ended && self.waiting.len() < CHUNK_BYTES {
+            match self.source.next().await.transpose()? {
+                Some(bytes) => self.waiting.extend_from_slice(&bytes),
+                None => self.ended = true,
+            }
+        }
+        if self.waiting.is_empty() {
+            let Self { bytes, meta, .. } = self;
+            return match *bytes == meta.bytes {
+                true => Ok(None),
+                false => {
+                    let reason = format!("it has {bytes} bytes and was announced with {}", meta.bytes);
+                    Err(SnapshotError(reason))
+                }
+            };
+        }
+        let chunk = self.waiting.split_to(self.waiting.len().min(CHUNK_BYTES)).freeze();
+        let number = self.chunks;
+        self.chunks += 1;
+        self.bytes = self.bytes.saturating_add(chunk.len() as u64);
+        Ok(Some((number, chunk)))
+    }
+
+    /// What stands for the chunks so far.
+    pub(crate) fn record(&self) -> SnapshotRecord {
+        let Self { meta: SnapshotMeta { index, epoch, chain, .. }, bytes, chunks, .. } = *self;
+        SnapshotRecord { index, epoch, chain, bytes, chunks }
     }
 }
 

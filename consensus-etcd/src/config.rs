@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use quorate_core::{consensus::NodeId, runtime::Runtime};
+use quorate_core::{consensus::NodeId, ids::DirectoryId, runtime::Runtime};
 use thiserror::Error;
 
 /// The settings of the backend, already parsed from their keys; checked by [`crate::Etcd::new`].
@@ -18,6 +18,9 @@ pub struct EtcdConfig {
     pub endpoints: Vec<String>,
     /// `consensus.etcd.prefix`: the cluster's place in etcd. Begins with `/`, does not end with one.
     pub prefix: String,
+    /// The identity of this node's data folder, by which it is told from another process of the same id; nil if it has
+    /// none.
+    pub directory: DirectoryId,
     /// The generation of the log, 1 or more: each has its own folder below the prefix.
     pub generation: u64,
     /// `consensus.etcd.lease.ttl.s`: how long a silent leader keeps its leadership; whole seconds, 2 to 60.
@@ -74,6 +77,7 @@ impl EtcdConfig {
             campaigns: true,
             endpoints,
             prefix: "/quorate/default".to_owned(),
+            directory: DirectoryId::default(),
             generation: 1,
             lease_ttl: Duration::from_secs(6),
             credentials: None,

@@ -9,7 +9,10 @@ use thiserror::Error;
 use crate::storage::{
     KeyValue, Op, Revision, Txn, TxnReply,
     keys::Keys,
-    records::{Damaged, LeaderRecord, SnapshotRecord, Tail, read_candidate, read_epoch, read_id},
+    records::{
+        CandidateRecord, Damaged, HistoryRecord, LeaderRecord, SnapshotRecord, Tail, read_ended, read_epoch,
+        read_id,
+    },
 };
 
 /// Everything but the entries, read in one revision.
@@ -25,8 +28,12 @@ pub(crate) struct Head {
     /// When `tail` last changed; 0: never.
     pub(crate) tail_modified: Revision,
     pub(crate) leader: Option<(LeaderRecord, Bytes)>,
-    pub(crate) candidates: BTreeMap<NodeId, String>,
+    pub(crate) candidates: BTreeMap<NodeId, CandidateRecord>,
     pub(crate) snapshot: Option<SnapshotRecord>,
+    /// The generation that has taken this one's place.
+    pub(crate) ended: Option<u64>,
+    /// What this generation begins with, unless it is the first.
+    pub(crate) history: Option<HistoryRecord>,
     /// The first entry that is kept; one past the tail if none is.
     pub(crate) first: LogIndex,
 }
@@ -53,6 +60,10 @@ impl Head {
         let key = kv.key.as_str();
         if key == keys.epoch() {
             (self.epoch, self.epoch_modified) = (read_epoch(kv)?, kv.modified);
+        } else if key == keys.ended() {
+            self.ended = Some(read_ended(kv)?);
+        } else if key == keys.history() {
+            self.history = Some(HistoryRecord::read(kv)?);
         } else if key == keys.id() {
             self.id = Some(read_id(kv)?);
         } else if key == keys.leader() {
@@ -62,7 +73,7 @@ impl Head {
         } else if key == keys.snapshot() {
             self.snapshot = Some(SnapshotRecord::read(kv)?);
         } else if let Some(node) = keys.candidate_of(key) {
-            self.candidates.insert(node, read_candidate(kv)?);
+            self.candidates.insert(node, CandidateRecord::read(kv)?);
         } else if let Some(index) = keys.index_of(key) {
             self.first = index;
         }
@@ -103,15 +114,20 @@ pub(crate) enum HistoryLost {
     #[error(
         "the log in etcd under {root} was rewound: this node knows entry {known} and the log ends at {tail}, as after \
          a restore from an older backup; stop every node, then restore etcd from a newer backup, or accept the loss \
-         with 'quorate consensus accept-restore'"
+         with 'quorate consensus accept-restore FILE'"
     )]
     Rewound { root: String, known: LogIndex, tail: LogIndex },
     #[error(
         "the log in etcd under {root} has diverged: its entry {index} is another one than this node knows, as after a \
          restore from an older backup and new writes; stop every node, then restore etcd from a newer backup, or \
-         accept the loss with 'quorate consensus accept-restore'"
+         accept the loss with 'quorate consensus accept-restore FILE'"
     )]
     Diverged { root: String, index: LogIndex },
+    #[error(
+        "the log in etcd under {root} has ended: after a restore its cluster goes on in generation {generation}; run \
+         'quorate consensus accept-restore FILE' on this node too"
+    )]
+    Ended { root: String, generation: u64 },
     #[error(
         "the log in etcd under {root} has a hole: entry {index} is missing although the log says that it keeps \
          everything from {first} to {tail}; somebody has deleted keys there; restore etcd from a backup"
@@ -121,7 +137,10 @@ pub(crate) enum HistoryLost {
 
 /// Compares a head with what was known **before** it was asked for; a head may not lack any of it.
 pub(crate) fn judge(keys: &Keys, known: &Known, head: &Head) -> Result<(), HistoryLost> {
-    let root = keys.root().to_owned();
+    let root = keys.root();
+    if let Some(generation) = head.ended {
+        return Err(HistoryLost::Ended { root, generation });
+    }
     match (known.log, head.id) {
         (Some(known), None) => return Err(HistoryLost::Absent { root, known }),
         (Some(known), Some(found)) if known != found => {
@@ -163,6 +182,8 @@ mod tests {
         assert!(matches!(judged(&known(5, 1), &head(4, 1)), Err(HistoryLost::Rewound { .. })));
         assert!(matches!(judged(&known(5, 1), &head(5, 2)), Err(HistoryLost::Diverged { .. })));
         assert!(matches!(judged(&known(0, 0), &Head::default()), Err(HistoryLost::Absent { .. })));
+        let ended = Head { ended: Some(2), ..head(9, 1) };
+        assert!(matches!(judged(&known(5, 1), &ended), Err(HistoryLost::Ended { generation: 2, .. })));
         let other = Known { log: Some(LogId([2; 16])), ..Known::default() };
         assert!(matches!(judged(&other, &head(4, 1)), Err(HistoryLost::Foreign { .. })));
     }

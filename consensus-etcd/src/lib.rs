@@ -4,7 +4,8 @@
 //! epoch's opening entry in one revision; a batch of proposals is written only while the leader key still holds this
 //! leadership's random token and the tail has not moved. The lease of the leader key makes a takeover fast; it is
 //! never what makes it safe. A watch only wakes readers up; every entry comes from a range read and is checked for
-//! density and against the hash chain, so that a restored backup is noticed and never silently followed.
+//! density and against the hash chain, so that a restored backup is noticed and never silently followed. What becomes of it then an operator decides
+//! ([`restore`]).
 //!
 //! Decisions ([`head`], [`campaign`], [`proposal`], [`reader`]) are pure functions over the small vocabulary of
 //! [`storage`]; [`observer`], [`session`], [`proposing`] and [`compaction`] carry them out; [`transport`] is the only place that
@@ -21,6 +22,7 @@ mod proposal;
 mod proposing;
 mod queue;
 mod reader;
+pub mod restore;
 mod session;
 mod shared;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use quorate_core::consensus::{Epoch, Leader};
 
 use crate::{
-    head::Head,
+    head::{Head, HistoryLost},
     shared::Shared,
     storage::{StoreError, Watch, keys::Keys},
 };
@@ -30,6 +30,12 @@ async fn observe(shared: &Shared) {
     loop {
         let head = match shared.read_head().await {
             Ok(Ok(head)) => head,
+            // A node that knows nothing yet begins where its cluster is now.
+            Ok(Err(HistoryLost::Ended { root, generation })) if shared.knows_nothing() => {
+                tracing::info!(node = %shared.node, generation, "the log under {root} has ended and is followed on");
+                shared.keys.follow(generation);
+                continue;
+            }
             Ok(Err(lost)) => return shared.fail(&lost.to_string()),
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {

@@ -103,7 +103,7 @@ impl<'a> Proposing<'a> {
                 return Err(Lost);
             }
         };
-        let (root, mine) = (self.leadership.keys.root().to_owned(), self.leadership.tail);
+        let (root, mine) = (self.leadership.keys.root(), self.leadership.tail);
         if tail.index < mine.index {
             self.shared.fail(&HistoryLost::Rewound { root, known: mine.index, tail: tail.index }.to_string());
         } else if tail != mine {

@@ -53,7 +53,7 @@ impl Position {
                 Ok(Step::Install(snapshot))
             }
             _ => Err(HistoryLost::Hole {
-                root: keys.root().to_owned(),
+                root: keys.root(),
                 index: self.index.next(),
                 first: head.first,
                 tail: head.tail.index,
@@ -68,7 +68,7 @@ impl Position {
         page: &[KeyValue],
         head: &Head,
     ) -> Result<Page, HistoryLost> {
-        let root = || keys.root().to_owned();
+        let root = || keys.root();
         if self.index == LogIndex(0) && self.chain.is_none() {
             self.chain = head.id.map(Chain::start);
         }

@@ -20,8 +20,9 @@ use crate::{
     proposing::Proposing,
     shared::{Fence, Shared},
     storage::{
-        Op, Refusal, StoreError, Txn, TxnReply,
-        records::{LeaderRecord, write_candidate},
+        Compare, Op, Refusal, StoreError, Txn, TxnReply,
+        keys::Keys,
+        records::{CandidateRecord, LeaderRecord},
     },
 };
 
@@ -29,6 +30,10 @@ use crate::{
 const RETRY: Duration = Duration::from_millis(50);
 /// Between attempts of what etcd has refused.
 const REFUSED: Duration = Duration::from_secs(1);
+/// Attempts to take a place among the candidates that changes meanwhile.
+const ANNOUNCEMENTS: u32 = 5;
+/// How long a node that stops tries to end its lease at once. In vain, the lease ends by itself a little later.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// Whoever has lost a campaign waits for up to so long before the next.
 const JITTER_MS: u64 = 30;
 
@@ -114,18 +119,46 @@ impl<'a> Session<'a> {
             );
         }
         shared.contacted();
-        let (node, endpoint) = (shared.node, shared.endpoint.clone());
+        let (node, endpoint) = (shared.node, shared.candidate.endpoint.clone());
         let me = Candidate { node, endpoint, token: shared.runtime.rng.uuid(), lease };
-        let (key, value) = (shared.keys.candidate(node), write_candidate(&me.endpoint));
-        let announcement = Txn { then: vec![Op::Put { key, value, lease: Some(lease) }], ..Txn::default() };
         let session = Self { shared, me, former, resigned, renewed: Mutex::new(sent) };
-        if let Err(error) = shared.store.txn(&announcement).await {
-            tracing::warn!(node = %shared.node, "cannot announce this node as a candidate: {error}");
-            session.revoke().await;
-            shared.runtime.clock.sleep(REFUSED).await;
-            return None;
+        match session.announce().await {
+            Ok(None) => {
+                shared.note_namesake(None);
+                return Some(session);
+            }
+            Ok(namesake) => shared.note_namesake(namesake),
+            Err(error) => {
+                tracing::warn!(node = %shared.node, "cannot announce this node as a candidate: {error}");
+            }
         }
-        Some(session)
+        session.revoke().await;
+        shared.runtime.clock.sleep(REFUSED).await;
+        None
+    }
+
+    /// Writes this node among the candidates, in the place of its former life if that is still there. Returns who is
+    /// there and is another one.
+    async fn announce(&self) -> Result<Option<CandidateRecord>, StoreError> {
+        let (shared, key) = (self.shared, self.shared.keys.candidate(self.me.node));
+        let (value, lease) = (shared.candidate.write(), Some(self.me.lease));
+        let mut vacant = Compare::Unmoved(key.clone(), 0);
+        for _ in 0..ANNOUNCEMENTS {
+            let put = Op::Put { key: key.clone(), value: value.clone(), lease };
+            let get = Op::Get(Keys::one(key.clone()));
+            let txn = Txn { when: vec![vacant], then: vec![put], otherwise: vec![get] };
+            let reply = shared.store.txn(&txn).await?;
+            let found = reply.gets.first().and_then(|found| found.first());
+            vacant = match found {
+                _ if reply.succeeded => return Ok(None),
+                None => Compare::Unmoved(key.clone(), 0),
+                Some(kv) => match CandidateRecord::read(kv) {
+                    Ok(other) if !other.is_same(&shared.candidate) => return Ok(Some(other)),
+                    Ok(_) | Err(_) => Compare::Holds(key.clone(), kv.value.clone()),
+                },
+            };
+        }
+        Err(StoreError::Unknown("its place among the candidates changes all the time".to_owned()))
     }
 
     async fn live(&self) -> End {
@@ -153,13 +186,20 @@ impl<'a> Session<'a> {
         led
     }
 
-    /// Tries to; if etcd does not answer, the lease runs out.
+    /// Tries to; if etcd does not answer, the lease runs out. A node that stops does not wait long for that.
     async fn revoke(&self) {
-        for _ in 0..2 {
-            if self.shared.store.revoke(self.me.lease).await.is_ok() {
-                return;
+        let twice = async {
+            for _ in 0..2 {
+                if self.shared.store.revoke(self.me.lease).await.is_ok() {
+                    return;
+                }
             }
-        }
+        };
+        let farewell = async {
+            self.shared.stopping().await;
+            self.shared.runtime.clock.sleep(FAREWELL).await;
+        };
+        tokio::select! { biased; () = twice => {} () = farewell => {} }
     }
 
     /// Renews the lease every third of its TTL. Returns when it is lost, or when it has not been renewed for two

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_core::{
-    consensus::{Chain, Epoch, Leader, LeaderAnnouncer, LogId, LogIndex, NodeId, ProposeError, Resume},
+    consensus::{Chain, Epoch, Leader, LeaderAnnouncer, LogId, LogIndex, NodeId, Peer, ProposeError, Resume},
     runtime::{Moment, Runtime},
 };
 use tokio::sync::Notify;
@@ -23,14 +23,15 @@ use crate::{
     storage::{
         Compare, Store, StoreError,
         keys::Keys,
-        records::{LeaderRecord, Tail},
+        records::{CandidateRecord, LeaderRecord, Tail},
     },
     watched::Watched,
 };
 
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
-    pub(crate) endpoint: String,
+    /// What it announces itself as.
+    pub(crate) candidate: CandidateRecord,
     pub(crate) ttl: Duration,
     pub(crate) keep_entries: u64,
     pub(crate) resume: Resume,
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) told_of_ttl: AtomicBool,
     known: Mutex<Known>,
     contact: Mutex<Option<Moment>>,
+    namesake: Mutex<Option<Peer>>,
     fatal: Mutex<Option<String>>,
 }
 
@@ -73,7 +75,7 @@ impl Shared {
     ) -> Self {
         Self {
             node: config.node,
-            endpoint: config.advertised.clone(),
+            candidate: CandidateRecord { endpoint: config.advertised.clone(), directory: config.directory },
             ttl: config.lease_ttl,
             keep_entries: config.keep_entries,
             resume,
@@ -90,6 +92,7 @@ impl Shared {
             told_of_ttl: AtomicBool::new(false),
             known: Mutex::new(Known { log: resume.log_id, index: resume.applied, chain: resume.chain }),
             contact: Mutex::new(None),
+            namesake: Mutex::new(None),
             fatal: Mutex::new(None),
         }
     }
@@ -162,6 +165,11 @@ impl Shared {
         }
     }
 
+    /// Whether this node is fresh and has not found a log yet.
+    pub(crate) fn knows_nothing(&self) -> bool {
+        *self.known.lock() == Known::default()
+    }
+
     pub(crate) fn known(&self) -> Known {
         *self.known.lock()
     }
@@ -223,6 +231,34 @@ impl Shared {
     /// The value of the leader key that this node's former life has left behind, at the first look.
     pub(crate) fn former_life(&self, head: &Head) -> Option<Bytes> {
         let (record, value) = head.leader.as_ref()?;
-        (record.node == self.node).then(|| value.clone())
+        let other = head.candidates.get(&self.node).is_some_and(|found| !found.is_same(&self.candidate));
+        (record.node == self.node && !other).then(|| value.clone())
+    }
+
+    /// Takes note of another process that is alive under this node's id, or that there is none. Says so once.
+    pub(crate) fn note_namesake(&self, found: Option<CandidateRecord>) {
+        let problem = found.map(|found| {
+            let problem = format!(
+                "node {} is alive at {} with another data folder: two clusters have one consensus.etcd.prefix ({}), or \
+                 two nodes one node.id; give each its own (after a change of the folder, wait until the lease of the \
+                 old process has ended)",
+                self.node,
+                found.endpoint,
+                self.keys.root()
+            );
+            Peer { node: Some(self.node), endpoint: found.endpoint, problem: Some(problem), ..Peer::default() }
+        });
+        let mut namesake = self.namesake.lock();
+        if *namesake != problem
+            && let Some(Peer { problem: Some(problem), .. }) = &problem
+        {
+            tracing::error!(node = %self.node, "this node does not campaign: {problem}");
+        }
+        *namesake = problem;
+    }
+
+    /// The other process that is alive under this node's id.
+    pub(crate) fn namesake(&self) -> Option<Peer> {
+        self.namesake.lock().clone()
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use quorate_core::{
     consensus::{Chain, Epoch, LogId, LogIndex, NodeId},
-    ids::{base64_id, parse_base64_id},
+    ids::{DirectoryId, base64_id, parse_base64_id},
 };
 use thiserror::Error;
 use uuid::Uuid;
@@ -41,6 +41,15 @@ pub(crate) struct LeaderRecord {
     pub(crate) endpoint: String,
 }
 
+/// A node that may lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CandidateRecord {
+    /// Its controller listener.
+    pub(crate) endpoint: String,
+    /// The identity of its data folder: the same number in another cluster has another one.
+    pub(crate) directory: DirectoryId,
+}
+
 /// A snapshot that is complete in etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SnapshotRecord {
@@ -49,6 +58,21 @@ pub(crate) struct SnapshotRecord {
     pub(crate) chain: Chain,
     pub(crate) bytes: u64,
     pub(crate) chunks: u64,
+}
+
+/// What a generation begins with: the state of the one before at an entry, as a node had kept it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HistoryRecord {
+    /// The generation before.
+    pub(crate) generation: u64,
+    /// The last entry of it that is contained.
+    pub(crate) index: LogIndex,
+    /// The history at that entry.
+    pub(crate) chain: Chain,
+    /// Whose state it is.
+    pub(crate) node: NodeId,
+    /// The index that stands for it: the first entry of this generation is the next one.
+    pub(crate) base: LogIndex,
 }
 
 /// An entry of the log.
@@ -135,6 +159,33 @@ impl SnapshotRecord {
     }
 }
 
+impl HistoryRecord {
+    pub(crate) fn write(&self) -> Bytes {
+        let Self { generation, index, chain, node, base } = self;
+        format!("generation={generation} index={index} chain={chain} node={node} base={base}").into()
+    }
+
+    pub(crate) fn read(kv: &KeyValue) -> Result<Self, Damaged> {
+        let fields = Fields::of(kv)?;
+        Ok(Self {
+            generation: fields.number("generation")?,
+            index: LogIndex(fields.number("index")?),
+            chain: Chain(fields.hex("chain")?),
+            node: NodeId(fields.number("node")?),
+            base: LogIndex(fields.number("base")?),
+        })
+    }
+}
+
+/// The generation that goes on where this one ends.
+pub(crate) fn write_ended(generation: u64) -> Bytes {
+    format!("generation={generation}").into()
+}
+
+pub(crate) fn read_ended(kv: &KeyValue) -> Result<u64, Damaged> {
+    Fields::of(kv)?.number("generation")
+}
+
 pub(crate) fn write_id(id: LogId) -> Bytes {
     format!("format={FORMAT} id={}", base64_id(Uuid::from_bytes(id.0))).into()
 }
@@ -159,12 +210,23 @@ pub(crate) fn read_epoch(kv: &KeyValue) -> Result<Epoch, Damaged> {
     Fields::of(kv)?.number("epoch").map(Epoch)
 }
 
-pub(crate) fn write_candidate(endpoint: &str) -> Bytes {
-    format!("endpoint={endpoint}").into()
-}
+impl CandidateRecord {
+    pub(crate) fn write(&self) -> Bytes {
+        format!("endpoint={} directory={}", self.endpoint, self.directory).into()
+    }
 
-pub(crate) fn read_candidate(kv: &KeyValue) -> Result<String, Damaged> {
-    Ok(Fields::of(kv)?.text("endpoint")?.to_owned())
+    pub(crate) fn read(kv: &KeyValue) -> Result<Self, Damaged> {
+        let fields = Fields::of(kv)?;
+        let endpoint = fields.text("endpoint")?.to_owned();
+        let directory = fields.text("directory").ok().and_then(parse_base64_id);
+        Ok(Self { endpoint, directory: DirectoryId(directory.unwrap_or_default()) })
+    }
+
+    /// Whether this is the same node as `other`, as far as both say whose they are.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let nobody = DirectoryId::default();
+        self.directory == other.directory || self.directory == nobody || other.directory == nobody
+    }
 }
 
 /// A value of the form `name=value name=value`.
@@ -226,10 +288,27 @@ mod tests {
         assert_eq!(LeaderRecord::read(&kv("/q/1/leader", leader.write())), Ok(leader));
         let snapshot = SnapshotRecord { index: LogIndex(7), epoch: Epoch(3), chain, bytes: 5, chunks: 1 };
         assert_eq!(SnapshotRecord::read(&kv("/q/1/snap", snapshot.write())), Ok(snapshot));
+        let (generation, index, base) = (1, LogIndex(7), LogIndex(900));
+        let history = HistoryRecord { generation, index, chain, node: NodeId(0), base };
+        assert_eq!(HistoryRecord::read(&kv("/q/2/history", history.write())), Ok(history));
+        assert_eq!(read_ended(&kv("/q/1/ended", write_ended(2))), Ok(2));
         assert_eq!(read_id(&kv("/q/1/id", write_id(LogId([9; 16])))), Ok(LogId([9; 16])));
         let entry = Entry { index: LogIndex(7), epoch: Epoch(3), chain, data: Bytes::from_static(b"x") };
         let value = write_entry(Epoch(3), chain, b"x");
         assert_eq!(read_entry(&keys, &kv(&keys.entry(LogIndex(7)), value)), Ok(entry));
+    }
+
+    #[test]
+    fn a_candidate_is_told_from_one_of_the_same_number_with_another_folder() {
+        let candidate = |byte| CandidateRecord {
+            endpoint: "h:1".to_owned(),
+            directory: DirectoryId(Uuid::from_bytes([byte; 16])),
+        };
+        let read = CandidateRecord::read(&kv("/q/1/candidates/1", candidate(7).write())).unwrap();
+        assert_eq!(read, candidate(7));
+        assert!(read.is_same(&candidate(7)) && read.is_same(&candidate(0)) && !read.is_same(&candidate(8)));
+        let older = CandidateRecord::read(&kv("/q/1/candidates/1", Bytes::from_static(b"endpoint=h:1")));
+        assert_eq!(older, Ok(candidate(0)));
     }
 
     #[test]
