@@ -77,6 +77,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) runtime: &'a Runtime,
     /// The identity of the folder that holds the backend's own files.
     pub(crate) directory: DirectoryId,
+    /// The generation of the cluster's log that the folders are of.
+    pub(crate) generation: u64,
     /// Peers that have connected to the controller listener.
     pub(crate) peers: PeerConnections,
 }
@@ -108,7 +110,13 @@ pub(crate) fn select(ingredients: Ingredients<'_>) -> Result<Box<dyn Consensus>,
             Ok(Box::new(openraft.map_err(|error| error.to_string())?))
         }
         #[cfg(feature = "etcd")]
-        "etcd" => etcd(&ingredients),
+        "etcd" => {
+            let Ingredients { config, runtime, generation, directory, .. } = ingredients;
+            let settings = etcd(config, runtime, generation);
+            let settings = quorate_consensus_etcd::EtcdConfig { directory, ..settings };
+            let etcd = quorate_consensus_etcd::Etcd::new(settings);
+            Ok(Box::new(etcd.map_err(|error| error.to_string())?))
+        }
         other => Err(format!("consensus={other}: this build cannot start it")),
     }
 }
@@ -139,11 +147,27 @@ fn voter(ingredients: Ingredients<'_>, folder: &str) -> quorate_consensus_kit::c
     }
 }
 
+/// The way out for a cluster whose log was lost by a restore of what keeps it.
+///
+/// # Errors
+/// If the backend keeps its log with the nodes, or a sentence that names the key whose value cannot be.
 #[cfg(feature = "etcd")]
-fn etcd(ingredients: &Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
-    use quorate_consensus_etcd::{Credentials, Etcd, EtcdConfig, Tls};
+pub(crate) fn restore(
+    config: &ServerConfig,
+    runtime: &Runtime,
+) -> Result<quorate_consensus_etcd::restore::Restore, String> {
+    if config.consensus.name != "etcd" {
+        return Err(format!(
+            "consensus={}: its log is kept by the nodes themselves, so that there is no restore to accept",
+            config.consensus.name
+        ));
+    }
+    quorate_consensus_etcd::restore::Restore::new(&etcd(config, runtime, 1))
+}
 
-    let Ingredients { config, runtime, .. } = ingredients;
+#[cfg(feature = "etcd")]
+fn etcd(config: &ServerConfig, runtime: &Runtime, generation: u64) -> quorate_consensus_etcd::EtcdConfig {
+    use quorate_consensus_etcd::{Credentials, EtcdConfig, Tls};
 
     let option = |name: &str| {
         let value = config.consensus.options.get(&format!("consensus.etcd.{name}"));
@@ -151,8 +175,9 @@ fn etcd(ingredients: &Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
     };
     let endpoints = items(&option("endpoints").unwrap_or_default()).map(str::to_owned).collect();
     let advertised = config.controller_endpoint().unwrap_or_default();
-    let mut etcd = EtcdConfig::new(config.node, advertised, endpoints, (*runtime).clone());
+    let mut etcd = EtcdConfig::new(config.node, advertised, endpoints, runtime.clone());
     etcd.campaigns = config.roles.controller;
+    etcd.generation = generation;
     if let Some(prefix) = option("prefix") {
         etcd.prefix = prefix;
     }
@@ -169,7 +194,7 @@ fn etcd(ingredients: &Ingredients<'_>) -> Result<Box<dyn Consensus>, String> {
         server_name: option("tls.server.name"),
     };
     etcd.tls = (tls != Tls::default()).then_some(tls);
-    Ok(Box::new(Etcd::new(etcd).map_err(|error| error.to_string())?))
+    etcd
 }
 
 const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {

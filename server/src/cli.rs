@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Produce(ProduceArgs),
     /// Read records and print their values.
     Consume(ConsumeArgs),
+    /// Decide what only an operator can decide about the cluster's metadata.
+    #[command(subcommand)]
+    Consensus(ConsensusCommand),
     /// Print the version and the numbers of what it reads and writes.
     Version(VersionArgs),
     /// Run a program that dies with the process that started this one; `dev` starts etcd so.
@@ -88,6 +91,25 @@ impl ServerArgs {
         let consensus = self.consensus.iter().map(|name| format!("consensus={name}"));
         self.overrides.iter().cloned().chain(consensus).collect()
     }
+}
+
+/// `quorate consensus`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConsensusCommand {
+    /// After etcd was restored from an old backup: go on with the metadata that this node has kept, and let go of what
+    /// was lost. Run it on every node before any is started again; the node that knows most wins.
+    AcceptRestore(AcceptRestoreArgs),
+}
+
+/// `quorate consensus accept-restore`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AcceptRestoreArgs {
+    /// The configuration of this node, which must not run
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// A setting that wins over the file's and the environment's; may be given again
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
 }
 
 /// Where the cluster is.

@@ -5,6 +5,7 @@ mod backend;
 mod cli;
 mod client;
 mod config;
+mod consensus;
 mod dev;
 mod exit;
 mod fetch_page;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Topic(command) => client::topic(&command),
         Command::Produce(args) => client::produce(&args),
         Command::Consume(args) => client::consume(&args),
+        Command::Consensus(command) => consensus::run(&command),
         Command::Version(args) => {
             println!("{}", version::text(args.json));
             Ok(())

@@ -44,7 +44,8 @@ pub(crate) fn check(config: &ServerConfig) -> Result<(), Failure> {
     let (_peers, peers) = mpsc::channel(peers::WAITING_MAX);
     let runtime = &Runtime::real();
     let choice = &backend::choose(&config.consensus.name).map_err(Failure::Config)?;
-    let ingredients = Ingredients { choice, config, runtime, directory: DirectoryId::default(), peers };
+    let (directory, generation) = (DirectoryId::default(), 1);
+    let ingredients = Ingredients { choice, config, runtime, directory, generation, peers };
     backend::select(ingredients).map(drop).map_err(Failure::Config)
 }
 
@@ -61,8 +62,10 @@ pub(crate) fn run(config: &ServerConfig) -> Result<(), Failure> {
     let _locks = lock(config, &runtime)?;
     let folders = folders(config, &runtime, &choice.recorded)?;
     let (sender, peers) = mpsc::channel(peers::WAITING_MAX);
-    let directory = folders.first().map(|folder| folder.directory).unwrap_or_default();
-    let ingredients = Ingredients { choice: &choice, config, runtime: &runtime, directory, peers };
+    let first = folders.first().map(|folder| (folder.directory, folder.generation));
+    let (directory, generation) = first.unwrap_or((DirectoryId::default(), 1));
+    let ingredients =
+        Ingredients { choice: &choice, config, runtime: &runtime, directory, generation, peers };
     let consensus = backend::select(ingredients).map_err(Failure::Config)?;
     let facts = BrokerConfig { backend: choice.recorded, ..config.broker_config() };
     let node = Constructed::new(facts, runtime, consensus).bound(sockets.reached());
@@ -72,7 +75,7 @@ pub(crate) fn run(config: &ServerConfig) -> Result<(), Failure> {
 }
 
 /// Keeps other processes out of the folders, until the process ends.
-fn lock(config: &ServerConfig, runtime: &Runtime) -> Result<DirectoryLocks, Failure> {
+pub(crate) fn lock(config: &ServerConfig, runtime: &Runtime) -> Result<DirectoryLocks, Failure> {
     directory_lock::lock(runtime, &config.log_dirs).map_err(|error| match error {
         LockError::Twice(_) => Failure::config(error),
         LockError::InUse(_) | LockError::System { .. } => Failure::new(error),
@@ -81,6 +84,17 @@ fn lock(config: &ServerConfig, runtime: &Runtime) -> Result<DirectoryLocks, Fail
 
 /// The log directories, made where they are missing; refused where they are not this node's.
 fn folders(config: &ServerConfig, runtime: &Runtime, backend: &str) -> Result<Vec<MetaProperties>, Failure> {
+    let folders = open(config, runtime, backend)?;
+    meta_properties::check_generations(&folders).map_err(Failure::config)?;
+    Ok(folders)
+}
+
+/// As [`folders`], where a generation may have been taken by some and not by all.
+pub(crate) fn open(
+    config: &ServerConfig,
+    runtime: &Runtime,
+    backend: &str,
+) -> Result<Vec<MetaProperties>, Failure> {
     let opened = meta_properties::open(runtime, &config.log_dirs, config.node, backend);
     opened.map_err(|error| match error {
         MetaError::System { .. } => Failure::new(error),
@@ -217,6 +231,7 @@ impl Serve for KafkaListener {
 async fn live(node: Bound, folders: Vec<MetaProperties>, mut around: Surroundings) -> Result<(), Failure> {
     let facts = NodeFacts {
         cluster: folders.iter().find_map(|folder| folder.cluster),
+        generation: folders.first().map_or(1, |folder| folder.generation),
         directories: folders.iter().map(|folder| folder.directory).collect(),
         ..NodeFacts::default()
     };
@@ -243,6 +258,7 @@ async fn live(node: Bound, folders: Vec<MetaProperties>, mut around: Surrounding
 fn not_started(error: &StartError) -> Failure {
     match error {
         StartError::Foreign { .. }
+        | StartError::Generation { .. }
         | StartError::Consensus(consensus::StartError::Config(_) | consensus::StartError::Foreign(_)) => {
             Failure::config(error)
         }
@@ -317,6 +333,7 @@ impl Pages for NodePages {
         let applied = *broker.applied().borrow();
         let state = *broker.state().borrow();
         let progress = Progress {
+            cluster: broker.image().founding.map(|founding| founding.cluster),
             status: broker.consensus().map(|consensus| consensus.status()),
             leadership,
             caught_up: applied.controller.is_some_and(|(epoch, _)| epoch == leadership.epoch),

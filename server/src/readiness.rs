@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use quorate_core::{
     consensus::{Peer, Status},
-    ids::NodeId,
+    ids::{NodeId, base64_id},
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::leadership::Leadership;
 
@@ -39,6 +40,8 @@ pub(crate) enum State {
 /// How far this node has come; what [`readiness`] is judged by.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
+    /// The cluster, once this node's image says it.
+    pub(crate) cluster: Option<Uuid>,
     /// The backend's word, once it runs.
     pub(crate) status: Option<Status>,
     /// Who leads.
@@ -115,7 +118,7 @@ pub(crate) fn readiness(node: NodeId, progress: &Progress) -> Readiness {
         node: node.0,
         pid: std::process::id(),
         backend: status.map(|status| status.backend.to_owned()),
-        cluster: status.and_then(|status| status.log_id).map(|id| id.to_string()),
+        cluster: progress.cluster.map(base64_id),
         leader: leadership.leader.map(|leader| leader.0),
         epoch: leadership.epoch.0,
         leader_changes: leadership.changes,

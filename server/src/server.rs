@@ -1,6 +1,6 @@
 //! `quorate server`: reads the configuration, then checks it or runs a node from it.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use crate::{
     cli::ServerArgs,
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ServerArgs) -> Result<(), Failure> {
     }
     let environment = config::environment();
     let filter = environment.iter().find(|(name, _)| name == "RUST_LOG").map(|(_, value)| value.clone());
-    let (settings, config) = load(args, environment)?;
+    let (settings, config) = load(&args.file, &args.all_overrides(), environment)?;
     if args.check {
         node::check(&config)?;
         print!("{}", check::report(&settings));
@@ -38,12 +38,18 @@ pub(crate) fn run(args: &ServerArgs) -> Result<(), Failure> {
     node::run(&config)
 }
 
-fn load(args: &ServerArgs, environment: Vec<(String, String)>) -> Result<(Settings, ServerConfig), Failure> {
-    let path = args.file.as_path();
+/// Reads a node's configuration.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn load(
+    path: &Path,
+    overrides: &[String],
+    environment: Vec<(String, String)>,
+) -> Result<(Settings, ServerConfig), Failure> {
     let text =
         fs::read_to_string(path).map_err(|error| Failure::config(format!("{}: {error}", path.display())))?;
-    let overrides = args.all_overrides();
-    let sources = Sources { file: Some((path, &text)), environment, overrides: &overrides };
+    let sources = Sources { file: Some((path, &text)), environment, overrides };
     let settings = Settings::gather(&sources).map_err(Failure::config)?;
     let config = ServerConfig::from_settings(&settings).map_err(Failure::config)?;
     Ok((settings, config))

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod etcd {
+    mod brokers;
     mod common;
     mod faults;
     mod history;
