@@ -102,13 +102,15 @@ impl EpochCache {
         Some(self.0.get(above.checked_sub(1)?)?.epoch)
     }
 
-    /// Follows a log that was cut to end at `end`.
-    pub fn truncate_to(&mut self, end: Offset) {
+    /// Follows a log that was cut to end at `end`; returns whether any epoch is gone by it.
+    pub fn truncate_to(&mut self, end: Offset) -> bool {
         if planted(Bug::EpochsSurviveCut) {
-            return;
+            return false;
         }
         let keep = self.0.partition_point(|entry| entry.start < end);
+        let is_news = keep < self.0.len();
         self.0.truncate(keep);
+        is_news
     }
 
     /// Follows a log that now begins at `start`: the epoch of that offset begins there.

@@ -46,7 +46,7 @@ impl From<WalkFailure> for TruncateError {
 
 impl Log {
     /// Cuts the log so that it ends at `end`, or before it where `end` lies inside of a batch or of a gap: a batch is
-    /// kept whole or not at all. A log that ends there or earlier stays as it is. Durable when it returns. Returns the
+    /// kept whole or not at all. Of a log that ends there or earlier, only the epochs that begin there or later go. Durable when it returns. Returns the
     /// new end.
     ///
     /// # Errors
@@ -57,6 +57,10 @@ impl Log {
             return Err(TruncateError::Busy);
         }
         if end >= self.end {
+            // A leadership that has begun here and written nothing is cut all the same.
+            if self.epochs.truncate_to(end) {
+                self.write += 1;
+            }
             return Ok(self.end);
         }
         if self.segments.first().is_none_or(|first| end < first.base()) {

@@ -352,6 +352,21 @@ async fn what_a_dead_leader_alone_had_is_cut_and_what_was_acknowledged_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leadership_that_wrote_nothing_is_forgotten_by_who_led_it() {
+    let mut bench = Bench::new(DurabilityLevel::Synced);
+    bench.leader().append_as_leader(&batch("before"), Acks::All).unwrap();
+    bench.catch_up().await;
+    bench.elect(NODES[1], &NODES);
+    bench.tell();
+    bench.elect(NODES[2], &NODES);
+    bench.tell();
+    bench.leader().append_as_leader(&batch("after"), Acks::All).unwrap();
+    bench.catch_up().await;
+    assert_eq!(bench.log_of(NODES[1]), bench.log_of(NODES[2]));
+    assert_eq!(visible(bench.leader(), 0), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_that_is_behind_the_leaders_start_begins_there() {
     let mut bench = Bench::new(DurabilityLevel::Synced);
     bench.elect(NODES[0], &[NODES[0], NODES[1]]);
