@@ -16,8 +16,8 @@ pub(super) struct Content {
     durable: Vec<u8>,
     /// Sectors that differ from the platter or may, with the number of the write that last touched them.
     dirty: BTreeMap<usize, u64>,
-    /// The shortest length since the last sync, where the file was cut.
-    cut_to: Option<usize>,
+    /// Cuts that no finished sync covers: the number of the change, and the length that it left.
+    cuts: Vec<(u64, usize)>,
     /// The number of the last change.
     writes: u64,
     /// The last change that the newest finished sync covers.
@@ -65,7 +65,7 @@ impl Content {
         self.cached.resize(len, 0);
         if len < old_len {
             self.writes += 1;
-            self.cut_to = Some(self.cut_to.unwrap_or(len).min(len));
+            self.cuts.push((self.writes, len));
             self.dirty.retain(|sector, _| sector * SECTOR < len);
         } else {
             self.touch(old_len, len);
@@ -82,13 +82,23 @@ impl Content {
 
     /// Whether everything is durable.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.cut_to.is_none()
+        self.dirty.is_empty() && self.cuts.is_empty()
     }
 
     /// Begins a sync: it covers what was written up to now.
     pub(super) fn begin_flush(&self) -> Flush {
         let sectors = self.dirty.iter().map(|(&sector, &write)| (sector, write, self.sector(sector)));
-        Flush { sectors: sectors.collect(), cut_to: self.cut_to, len: self.cached.len(), writes: self.writes }
+        Flush {
+            sectors: sectors.collect(),
+            cut_to: self.cut_to(),
+            len: self.cached.len(),
+            writes: self.writes,
+        }
+    }
+
+    /// The shortest length that a cut has left.
+    fn cut_to(&self) -> Option<usize> {
+        self.cuts.iter().map(|(_, len)| *len).min()
     }
 
     fn sector(&self, sector: usize) -> Vec<u8> {
@@ -115,9 +125,7 @@ impl Content {
         if self.durable.len() < flush.len {
             self.durable.resize(flush.len, 0);
         }
-        if self.writes == flush.writes {
-            self.cut_to = None;
-        }
+        self.cuts.retain(|(write, _)| *write > flush.writes);
     }
 
     /// Ends a sync badly: as on Linux, the pages count as clean from now on and the next sync finds nothing to do,
@@ -128,13 +136,13 @@ impl Content {
                 self.dirty.remove(sector);
             }
         }
-        self.cut_to = None;
+        self.cuts.clear();
     }
 
     /// The power goes: what was not synced is lost, or, with `some`, each part of it with the chance of one half.
     pub(super) fn lose_power(&mut self, some: Option<&Rng>) {
         let coin = |rng: &Rng| rng.below(2) == 0;
-        if let (Some(rng), Some(len)) = (some, self.cut_to)
+        if let (Some(rng), Some(len)) = (some, self.cut_to())
             && coin(rng)
         {
             self.durable.truncate(len);
@@ -147,7 +155,7 @@ impl Content {
         }
         self.cached.clone_from(&self.durable);
         self.dirty.clear();
-        self.cut_to = None;
+        self.cuts.clear();
     }
 
     /// The platter rots: one bit of it, in the cache as well.

@@ -45,6 +45,7 @@ struct State {
     capacity: Option<u64>,
     injections: Vec<Injection>,
     operations: u64,
+    failed_syncs: u64,
     power_until: Option<u64>,
     digest: Digest,
 }
@@ -93,6 +94,7 @@ impl SimulatedDisk {
             capacity: None,
             injections: Vec::new(),
             operations: 0,
+            failed_syncs: 0,
             power_until: None,
             digest: Digest::new(),
         };
@@ -156,6 +158,18 @@ impl SimulatedDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.0.state.lock().operations
+    }
+
+    /// How many syncs have failed with [`Fault::FailSync`].
+    #[must_use]
+    pub fn failed_syncs(&self) -> u64 {
+        self.0.state.lock().failed_syncs
+    }
+
+    /// The bytes of all files.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.0.state.lock().used_bytes()
     }
 
     /// A digest of every operation and every byte that was written. Two runs of one seed have the same.
@@ -237,13 +251,16 @@ impl State {
         };
         let Some(injection) = self.injections.iter_mut().find(hit) else { return false };
         injection.times -= 1;
+        self.failed_syncs += u64::from(fault == Fault::FailSync);
         true
     }
 
     fn free_bytes(&self) -> u64 {
-        let Some(capacity) = self.capacity else { return u64::MAX / 2 };
-        let used: u64 = self.names.files().iter().map(|file| file.lock().len() as u64).sum();
-        capacity.saturating_sub(used)
+        self.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(self.used_bytes()))
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.files().iter().map(|file| file.lock().len() as u64).sum()
     }
 }
 

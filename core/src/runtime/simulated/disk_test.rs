@@ -33,6 +33,27 @@ async fn a_crash_loses_what_was_not_synced_and_nothing_else() {
     assert!(file.len().is_err(), "a handle of an older boot");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cut_that_one_sync_has_made_durable_is_not_made_again_by_the_next() {
+    let disk = disk(1);
+    disk.set_sync_delay(Duration::from_millis(1), Duration::from_millis(1));
+    let file = disk.open(Path::new("/data/a"), Open::Write).unwrap();
+    disk.sync_dir(Path::new("/data")).unwrap();
+    write(&file, &[1; 2000], 0);
+    file.set_len(1000).unwrap();
+    write(&file, &[2; 1000], 1000);
+    let other = async {
+        tokio::task::yield_now().await;
+        write(&file, &[3; 1000], 2000);
+    };
+    let (synced, ()) = tokio::join!(file.sync(), other);
+    synced.unwrap();
+    file.sync().await.unwrap();
+    disk.crash(Keep::None);
+    let expected = [vec![1; 1000], vec![2; 1000], vec![3; 1000]].concat();
+    assert_eq!(read(&disk, "/data/a"), expected);
+}
+
 #[tokio::test]
 async fn a_killed_process_loses_nothing() {
     let disk = disk(1);
