@@ -61,6 +61,26 @@ pub enum Bug {
     ForgetsProducers,
     /// A log that is opened loses its last batch.
     OpensShort,
+    /// A leader takes a follower's offset for what it has, whatever epoch that ends in.
+    BelievesOffsets,
+    /// A broker that has lost its page cache, or had a sync fail, registers as if it had lost nothing.
+    ForgetsLosses,
+    /// A broker is replaced by a process in other folders before its session has ended.
+    ReplacesAtOnce,
+    /// A log that is opened is cut to the high watermark of the checkpoint.
+    CutsToCheckpoint,
+    /// A replica that may lack records is elected, whether the topic permits it or not.
+    ElectsUncleanly,
+    /// A partition's folder is found by the topic's name alone.
+    FindsByName,
+    /// A batch of an old epoch of a producer is the next one.
+    TakesOldEpochs,
+    /// Retention deletes what is not visible yet.
+    DeletesInvisible,
+    /// What is read is not checked.
+    VerifiesNothing,
+    /// A sync that has failed counts as one that has not.
+    IgnoresFailedSyncs,
 }
 
 #[cfg(feature = "planted-bugs")]

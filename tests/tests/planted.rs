@@ -33,6 +33,16 @@ const TABLE: &[(Bug, u32)] = &[
     (Bug::OpensShort, 39),
     (Bug::UnfencedStaysOut, 40),
     (Bug::EpochsSurviveCut, 40),
+    (Bug::BelievesOffsets, 5),
+    (Bug::ForgetsLosses, 12),
+    (Bug::ReplacesAtOnce, 14),
+    (Bug::CutsToCheckpoint, 19),
+    (Bug::ElectsUncleanly, 23),
+    (Bug::FindsByName, 25),
+    (Bug::TakesOldEpochs, 28),
+    (Bug::DeletesInvisible, 34),
+    (Bug::VerifiesNothing, 38),
+    (Bug::IgnoresFailedSyncs, 39),
 ];
 
 /// Seeds that are tried for each bug.

@@ -3,7 +3,8 @@
 
 use quorate_tests::simulator::{Options, run};
 
-/// The first seed and how many: `SIMULATION_SEEDS=17+1` for one. Another number of seeds is for long runs.
+/// The first seed and how many: `SIMULATION_SEEDS=17+1` for one. Another number of seeds is for long runs. With
+/// `SIMULATION_LOG` set, what the nodes log is printed.
 fn seeds() -> std::ops::Range<u64> {
     let text = std::env::var("SIMULATION_SEEDS").unwrap_or_else(|_| "0+100".to_owned());
     let (first, count) = text.split_once('+').expect("SIMULATION_SEEDS is FIRST+COUNT");
@@ -13,6 +14,13 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn a_hundred_seeds_break_no_invariant() {
+    if std::env::var_os("SIMULATION_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .without_time()
+            .with_ansi(false)
+            .init();
+    }
     let mut broken = Vec::new();
     for seed in seeds() {
         let report = run(Options::of(seed));

@@ -85,7 +85,7 @@ async fn checkpoint(broker: &Arc<Broker>, directory: &LogDirectory, due: impl Fn
             true
         }
         Err(error) => {
-            broker.fail(&format!(
+            broker.fail_sync(&format!(
                 "{}: {error}: nobody can say what is on the disk. The process ends and must be started anew; other \
                  replicas go on",
                 directory.path.display()
@@ -118,7 +118,8 @@ async fn sync_everything(broker: &Broker, replica: &Arc<Replica>) -> io::Result<
             replica.finish_sync(job);
             Ok(())
         }
-        // Never a mere lack of space: a sync that fails loses what it was to keep.
+        // The batches are durable. What comes after them found no place.
+        Err(failure) if failure.source.kind() == io::ErrorKind::StorageFull => gone_or(failure.source),
         Err(failure) => gone_or(io::Error::other(failure)),
     }
 }

@@ -27,6 +27,9 @@ pub(super) struct Life {
     pub(super) page_cache_lost: bool,
     /// A sync has failed, and the cluster does not know it yet.
     pub(super) sync_failed: bool,
+    /// A sync has failed in this boot: the system may take pages for written that are not. Another boot reads what the
+    /// disk has.
+    pub(super) cache_in_doubt: bool,
 }
 
 impl Life {
@@ -52,6 +55,7 @@ impl Life {
             // Folders that are used and say nothing may come from anywhere.
             None => used,
         };
+        let cache_in_doubt = value("sync.failed.in.boot") == Some(boot.as_str());
         let life = Self {
             path,
             boot,
@@ -59,6 +63,7 @@ impl Life {
             torn: cut_off || (is_set("torn") && !is_set("ended")),
             page_cache_lost: cut_off || is_set("page.cache.lost"),
             sync_failed: is_set("sync.failed"),
+            cache_in_doubt,
         };
         life.write(disk)?;
         Ok(life)
@@ -78,7 +83,7 @@ impl Life {
     /// # Errors
     /// As the system says.
     pub(super) fn sync_failed(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        self.sync_failed = true;
+        (self.sync_failed, self.cache_in_doubt) = (true, true);
         self.write(disk)
     }
 
@@ -93,9 +98,10 @@ impl Life {
 
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         let Self { boot, ended, torn, page_cache_lost, sync_failed, .. } = self;
+        let failed_in = if self.cache_in_doubt { boot.as_str() } else { "" };
         let text = format!(
             "version=1\nboot={boot}\nended={ended}\ntorn={torn}\npage.cache.lost={page_cache_lost}\n\
-             sync.failed={sync_failed}\n"
+             sync.failed={sync_failed}\nsync.failed.in.boot={failed_in}\n"
         );
         replace_file(disk, &self.path, text.as_bytes())
     }
@@ -144,7 +150,10 @@ mod tests {
         begin(&disk).sync_failed(&disk).unwrap();
         assert!(begin(&disk).sync_failed);
         begin(&disk).told(&disk).unwrap();
-        assert!(!begin(&disk).sync_failed);
+        let life = begin(&disk);
+        assert!(!life.sync_failed && life.cache_in_doubt, "the page cache is the same");
+        disk.crash(Keep::None);
+        assert!(!begin(&disk).cache_in_doubt, "the page cache is gone");
     }
 
     #[tokio::test]

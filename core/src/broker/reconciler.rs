@@ -141,11 +141,17 @@ impl Reconciler {
             recovery_point: kept.recovery_point,
             log_start: kept.log_start,
             page_cache: self.folders.page_cache,
+            rewrite: self.folders.rewrite,
         };
         let opened = Log::open(&place.path, settings.log, &self.folders.parts(directory), opening);
         let (mut log, recovery) = opened.map_err(|error: OpenError| error.to_string())?;
         if planted(Bug::OpensShort) && log.end_offset() > log.start_offset() {
             let _ = log.truncate_to(crate::ids::Offset(log.end_offset().0 - 1));
+        }
+        if planted(Bug::CutsToCheckpoint)
+            && let Some(high_watermark) = kept.high_watermark
+        {
+            let _ = log.truncate_to(high_watermark);
         }
         if let Some(cut) = recovery.cut {
             let (topic, index) = (&topic.name, partition.index);

@@ -270,7 +270,8 @@ fn spawn_records(broker: &Arc<Broker>) {
     let torn = broker.life.lock().as_ref().is_none_or(|life| life.torn);
     let lost = torn || broker.facts().is_some_and(|facts| facts.page_cache_lost);
     let page_cache = if lost { PageCache::Lost } else { PageCache::Kept };
-    let folders = Folders::new(&broker.runtime, &broker.config.log_dirs, page_cache);
+    let mut folders = Folders::new(&broker.runtime, &broker.config.log_dirs, page_cache);
+    folders.rewrite = broker.life.lock().as_ref().is_none_or(|life| life.cache_in_doubt);
     for (number, directory) in folders.directories().into_iter().enumerate() {
         tasks.spawn_thread(&format!("sync-{number}"), syncer::run(broker.clone(), directory.dirty.clone()));
         let checkpoints = housekeeping::keep_checkpoints(broker.clone(), directory.clone());

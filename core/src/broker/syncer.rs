@@ -1,11 +1,11 @@
 //! Group commit: one thread for each log directory syncs whatever has been appended, again and again. There is no timer:
 //! what comes while a round runs is the next round.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use super::Broker;
 use crate::{
-    log::SyncDepth,
+    log::{DiskFailure, SyncDepth},
     partition::{backlog::Backlog, replica::Replica},
 };
 
@@ -48,13 +48,24 @@ async fn sync_all(broker: &Broker, round: Vec<Arc<Replica>>, depth: SyncDepth) -
     true
 }
 
+/// Syncs one replica. Where there is no space for what makes the next start quick, its batches are synced all the same.
 async fn sync(broker: &Broker, replica: &Arc<Replica>, depth: SyncDepth) -> Result<(), String> {
-    let job = replica.begin_sync(depth).map_err(|error| error.to_string())?;
-    let Some(job) = job else { return Ok(()) };
+    let no_space = |failure: &DiskFailure| failure.source.kind() == io::ErrorKind::StorageFull;
+    match try_sync(broker, replica, depth).await {
+        Err(failure) if depth == SyncDepth::Everything && no_space(&failure) => {
+            tracing::warn!("{failure}: the next start has more to read");
+            try_sync(broker, replica, SyncDepth::Batches).await.map_err(|error| error.to_string())
+        }
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+async fn try_sync(broker: &Broker, replica: &Arc<Replica>, depth: SyncDepth) -> Result<(), DiskFailure> {
+    let Some(job) = replica.begin_sync(depth)? else { return Ok(()) };
     let under_way = broker.syncs.begin(broker.runtime.clock.now());
     let synced = job.run().await;
     drop(under_way);
-    synced.map_err(|error| error.to_string())?;
+    synced?;
     replica.finish_sync(job);
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     ids::{LeaderEpoch, Offset},
-    runtime::simulated::Keep,
+    runtime::simulated::{Fault, Keep},
 };
 
 /// Appends `count` batches of three records and returns their bytes.
@@ -28,6 +28,21 @@ fn what_is_appended_is_read_back_byte_for_byte_over_many_segments() {
     assert_eq!(read_all(&mut log, 0, 300), all);
     assert_eq!(read_all(&mut log, 0, 150), all[..150 / 3 * 121]);
     assert_eq!(log.size_bytes(), all.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_sync_left_in_the_page_cache_is_written_again() {
+    let mut bench = Bench::new(3);
+    let (mut log, _) = bench.open(known(0));
+    let all = fill(&mut log, 40, 1);
+    bench.disk.inject(".log", Fault::FailSync, 10);
+    let job = log.begin_sync(SyncDepth::Batches).unwrap().unwrap();
+    job.run().await.unwrap_err();
+    bench.disk.heal();
+    let (mut log, _) = bench.crash(log, Keep::All, Opening { rewrite: true, ..known(0) });
+    assert_eq!(sync(&mut log, SyncDepth::Batches).await, Offset(120));
+    let (mut log, _) = bench.crash(log, Keep::None, known(0));
+    assert_eq!(read_all(&mut log, 0, 120), all);
 }
 
 #[test]

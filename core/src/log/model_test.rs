@@ -122,6 +122,7 @@ impl Model {
 
     fn opening(&self) -> Opening {
         Opening {
+            rewrite: false,
             recovery_point: self.kept.map(Offset),
             log_start: Some(Offset(self.start)),
             page_cache: PageCache::Kept,

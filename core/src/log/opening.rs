@@ -26,13 +26,16 @@ pub struct Opening {
     pub log_start: Option<Offset>,
     /// What became of unsynced writes.
     pub page_cache: PageCache,
+    /// A sync has failed since the machine started. The system then takes pages for written that are not, and no later
+    /// sync would tell: what is not known to be durable is written once more.
+    pub rewrite: bool,
 }
 
 impl Opening {
     /// A log of which nothing is known: everything in it is checked.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { recovery_point: None, log_start: None, page_cache: PageCache::Lost }
+        Self { recovery_point: None, log_start: None, page_cache: PageCache::Lost, rewrite: false }
     }
 }
 

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::{
     ids::{Offset, ProducerId},
+    planted::{Bug, planted},
     protocol::{
         batch::{Batch, BatchHeader, NO_PRODUCER_EPOCH, NO_SEQUENCE, NO_TIMESTAMP},
         records::Records,
@@ -200,6 +201,9 @@ impl Producers {
         }
         let (sent, current) = (header.producer_epoch, known.epoch);
         if sent < current {
+            if planted(Bug::TakesOldEpochs) {
+                return Ok(Verdict::Append);
+            }
             return Err(SequenceError::OldEpoch { producer, sent, current });
         }
         let last = if sent == current { known.last_sequence() } else { NO_SEQUENCE };

@@ -423,6 +423,9 @@ impl Opener {
             log.segments.push(Segment::empty(log.end, log.clock.wall_ms()));
         }
         log.bytes_since_deep_sync = self.report.checked_bytes;
+        if self.opening.rewrite && log.unusable.is_none() {
+            log.rewrite_from(resume)?;
+        }
         if log.end > trusted || self.report.indexes_rebuilt || self.report.cut.is_some() {
             log.mark_unsynced_from(resume);
         }

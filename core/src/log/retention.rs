@@ -1,7 +1,10 @@
 //! Retention: whole segments go from the front, by age and by size.
 
 use super::{log::Log, read::ReadError, segment::Segment};
-use crate::ids::Offset;
+use crate::{
+    ids::Offset,
+    planted::{Bug, planted},
+};
 
 /// What retention did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl Log {
     /// Whether a segment has records and all of them are below the high watermark.
     fn may_go(&self, at: usize, high_watermark: Offset) -> bool {
         let empty = self.segments.get(at).is_none_or(|segment| segment.size() == 0);
-        !empty && self.end_of(at) <= high_watermark
+        !empty && (self.end_of(at) <= high_watermark || planted(Bug::DeletesInvisible))
     }
 
     fn end_of(&self, at: usize) -> Offset {

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::{
     ids::Offset,
+    planted::{Bug, planted},
     protocol::batch::{BatchError, BatchHeader, HEADER_BYTES},
     runtime::DiskFile,
 };
@@ -64,7 +65,7 @@ impl<'a> Walk<'a> {
     /// Whether a batch's checksum fits its bytes.
     pub(super) fn check(&mut self, position: u32, header: &BatchHeader) -> Result<(), WalkError> {
         let computed = self.checksum(position, header)?;
-        if computed == header.crc {
+        if computed == header.crc || planted(Bug::VerifiesNothing) {
             return Ok(());
         }
         Err(WalkError::Broken { position, reason: BatchError::Checksum { stored: header.crc, computed } })

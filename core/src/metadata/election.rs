@@ -110,7 +110,10 @@ fn elect(after: &mut Partition, rules: &Rules<'_>) -> bool {
     let sole = after.replicas.len() == 1 && after.elr.is_empty();
     let known = after.replicas.iter().find(|node| may_lead(**node, &after.last_known_elr));
     let any = || after.replicas.iter().find(|node| (rules.active)(**node));
-    match known.or_else(any).filter(|_| after.isr.is_empty() && (rules.unclean || sole)) {
+    match known
+        .or_else(any)
+        .filter(|_| after.isr.is_empty() && (rules.unclean || sole || planted(Bug::ElectsUncleanly)))
+    {
         Some(&leader) => {
             after.leader = leader;
             after.isr = Nodes::from_slice(&[leader]);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use quorate_core::{
-    consensus::NodeId,
-    runtime::simulated::{Fault, Keep},
-};
+use quorate_core::{consensus::NodeId, runtime::simulated::Keep};
 
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::{Options, Violation, invariants, node::name, world::World};
+use super::{
+    Options, Violation, damage, invariants,
+    node::{SYNC_DELAY, name},
+    world::World,
+};
 
 /// How often the invariants are looked at.
 const STEP: Duration = Duration::from_millis(20);
@@ -38,6 +39,8 @@ pub(super) async fn live(world: &mut World, options: Options) -> Result<(), Viol
     let deadline = world.shared.clock.now().plus(Duration::from_millis(REST_MS));
     loop {
         watch(world, STEP * 10).await?;
+        revive(world).await?;
+        invariants::rest::give_up(world);
         let restless = invariants::rest::restless(world);
         let Some(restless) = restless else { return invariants::rest::history(world) };
         if world.shared.clock.now() >= deadline && !invariants::asserts(40) {
@@ -53,17 +56,22 @@ pub(super) async fn live(world: &mut World, options: Options) -> Result<(), Viol
     }
 }
 
-async fn must_start(world: &mut World, node: NodeId) -> Result<(), Violation> {
+/// Starts a node. Whoever does so has made room on its disk.
+pub(super) async fn must_start(world: &mut World, node: NodeId) -> Result<(), Violation> {
+    if let Some(machine) = world.machines.get(&node) {
+        machine.disk.set_capacity(None);
+    }
     let started = world.start(node).await;
     started.map_err(|error| Violation::new(40, format!("node {node} does not start: {error}")))
 }
 
-/// Lets time pass and looks at the invariants meanwhile.
+/// Lets time pass and looks at the invariants meanwhile. A process that cannot go on ends, as the server's does.
 async fn watch(world: &mut World, time: Duration) -> Result<(), Violation> {
     let end = world.shared.clock.now().plus(time);
     while world.shared.clock.now() < end {
         world.pass(STEP).await;
         invariants::look(world)?;
+        damage::end_failed(world).await?;
     }
     Ok(())
 }
@@ -71,8 +79,7 @@ async fn watch(world: &mut World, time: Duration) -> Result<(), Violation> {
 /// One fault.
 async fn strike(world: &mut World) -> Result<(), Violation> {
     let node = world.any_node();
-    let machine_disk = |world: &World| world.machines.get(&node).map(|machine| machine.disk.clone());
-    match world.rng.below(14) {
+    match world.rng.below(22) {
         0 => world.crash(node, Keep::All).await,
         1 => world.crash(node, Keep::Some).await,
         2 => world.crash(node, Keep::None).await,
@@ -84,26 +91,21 @@ async fn strike(world: &mut World) -> Result<(), Violation> {
         5 => {
             let other = world.any_node();
             world.shared.network.cut(&name(node), &name(other));
+            world.note(format!("nothing goes from node {node} to node {other}"));
         }
         6 => world.shared.cluster.depose(),
-        7 => drop(world.shared.cluster.elect(node)),
-        8 => world.shared.cluster.hold(node),
-        9 => {
-            if let Some(disk) = machine_disk(world) {
-                disk.set_sync_delay(Duration::from_millis(20), Duration::from_millis(300));
-            }
+        7 => {
+            let elected = world.shared.cluster.elect(node);
+            world.note(format!("node {node} is elected: {elected:?}"));
         }
-        10 => {
-            if let Some(disk) = machine_disk(world) {
-                disk.inject("/data", Fault::HangSync, 1);
-            }
+        8 => {
+            world.shared.cluster.hold(node);
+            world.note(format!("node {node} learns of no more entries"));
         }
-        11 if world.rng.below(4) == 0 => {
-            for node in world.nodes() {
-                world.crash(node, Keep::Some).await;
-            }
-        }
-        12 => stop(world, node).await?,
+        9 if world.rng.below(4) == 0 => world.crash_all(Keep::Some).await,
+        9 if world.rng.below(2) == 0 => world.crash_all(Keep::None).await,
+        10 => stop(world, node).await?,
+        11..=19 => damage::strike(world, node).await?,
         _ => heal(world).await?,
     }
     Ok(())
@@ -117,28 +119,23 @@ async fn stop(world: &mut World, node: NodeId) -> Result<(), Violation> {
     };
     let mut stopped = machine.begin_stop(&shared);
     let deadline = shared.clock.now().plus(STOP_LIMIT);
-    while stopped.try_recv().is_err_and(|error| error == TryRecvError::Empty) && shared.clock.now() < deadline
-    {
-        watch(world, STEP).await?;
-    }
-    invariants::look(world)?;
-    if let Some(machine) = world.machines.get_mut(&node) {
-        machine.kill(&shared);
-    }
+    let in_order = loop {
+        match stopped.try_recv() {
+            Err(TryRecvError::Empty) if shared.clock.now() < deadline => watch(world, STEP).await?,
+            ended => break ended == Ok(true),
+        }
+    };
+    world.end(node, in_order);
     world.let_tasks_end().await;
     Ok(())
 }
 
-/// Restarts what is down, mostly; a process that has failed for good is down too.
+/// Restarts what is down, mostly.
 async fn revive(world: &mut World) -> Result<(), Violation> {
+    let finishing = world.told.lock().finishing;
     for node in world.nodes() {
-        let Some(machine) = world.machines.get(&node) else { continue };
-        let fatal = machine.process.as_ref().and_then(|process| process.broker.fatal().borrow().clone());
-        if fatal.is_some() {
-            world.crash(node, Keep::All).await;
-        }
         let down = world.machines.get(&node).is_some_and(|machine| machine.process.is_none());
-        if down && world.rng.below(3) > 0 {
+        if down && (finishing || world.rng.below(3) > 0) {
             must_start(world, node).await?;
         }
     }
@@ -148,9 +145,11 @@ async fn revive(world: &mut World) -> Result<(), Violation> {
 /// Ends every fault.
 async fn heal(world: &mut World) -> Result<(), Violation> {
     world.heal_links();
+    world.note("everything is healed");
     for machine in world.machines.values() {
         machine.disk.heal();
-        machine.disk.set_sync_delay(Duration::from_micros(200), Duration::from_millis(4));
+        machine.disk.set_sync_delay(SYNC_DELAY.0, SYNC_DELAY.1);
+        machine.mend_wall();
     }
     for node in world.nodes() {
         must_start(world, node).await?;

@@ -5,10 +5,12 @@
 //! [`invariants`] are looked at all the while, and once more after everything has been healed.
 
 mod client;
+mod damage;
 mod faults;
 pub mod invariants;
 mod node;
 mod oracle;
+mod topics;
 mod world;
 
 use std::fmt;
@@ -54,6 +56,8 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// How much has happened.
     pub counts: Counts,
+    /// The faults, with the simulated time of each in milliseconds.
+    pub faults: Vec<(u64, String)>,
 }
 
 /// How much has happened in a run.
@@ -79,6 +83,9 @@ impl fmt::Display for Report {
         write!(f, "seed {}: {faults} faults, {crashes} crashes, {controllers} controllers, ", self.seed)?;
         write!(f, "{entries} entries, {acked} acked, {unknown} unknown, trace {:016x}", self.trace)?;
         if let Some(violation) = &self.violation {
+            for (at_ms, fault) in &self.faults {
+                write!(f, "\n  {at_ms} ms: {fault}")?;
+            }
             write!(f, "\n{violation}\nREPRODUCE: seed {}", self.seed)?;
         }
         Ok(())
@@ -98,7 +105,8 @@ pub fn run(options: Options) -> Report {
     let report = runtime.block_on(async {
         let mut world = world::World::new(options.seed);
         let violation = faults::live(&mut world, options).await.err();
-        Report { seed: options.seed, trace: world.trace(), violation, counts: world.counts() }
+        let (trace, counts) = (world.trace(), world.counts());
+        Report { seed: options.seed, trace, violation, counts, faults: std::mem::take(&mut world.faults) }
     });
     quorate_core::planted::plant(None);
     invariants::assert_only(None);

@@ -1,6 +1,15 @@
 //! One node of the simulated cluster: the broker as the server runs it, on simulated ports.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use quorate_core::{
     broker::{
@@ -20,7 +29,7 @@ use quorate_core::{
     },
     runtime::{
         Clock, Listener, Rng, Runtime, TaskScope,
-        simulated::{SimulatedDisk, SimulatedNetwork},
+        simulated::{Keep, SimulatedDisk, SimulatedNetwork},
     },
 };
 use tokio::sync::oneshot;
@@ -33,14 +42,44 @@ const PORTS: [(&str, ListenerPurpose, u16); 3] = [
     ("CONTROLLER", ListenerPurpose::Controller, 9093),
 ];
 
+/// The Unix time at which every run begins.
+pub(super) const WALL_MS: i64 = 1_790_000_000_000;
+
+/// How long a sync of a sound disk takes, at least and at most.
+pub(super) const SYNC_DELAY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
+
 /// A machine, whether a process runs on it or not.
 pub(super) struct Machine {
     pub(super) node: NodeId,
     pub(super) disk: SimulatedDisk,
+    /// The machine's own clock: the same time as everywhere, and another wall clock.
+    clock: Clock,
+    wall: Arc<AtomicI64>,
     directory: DirectoryId,
+    /// Folders so far.
+    folders: u64,
+    /// Whether the last process has ended in order.
+    ended: bool,
+    /// Whether a tail may be torn: the power was cut since a process ended in order.
+    pub(super) torn: bool,
+    /// What was lost since the cluster last took the node in.
+    pub(super) lost: Lost,
+    /// The last process, as registrations name it.
+    pub(super) incarnation: Uuid,
+    /// Failed syncs of records that have been noticed.
+    pub(super) failed_syncs: u64,
     /// Processes so far.
     pub(super) lives: u64,
     pub(super) process: Option<Process>,
+}
+
+/// What a node has lost that it once said it had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// What was only in the page cache.
+    pub(super) page_cache: bool,
+    /// Perhaps anything: a sync has failed, or the folder is a new one.
+    pub(super) anything: bool,
 }
 
 /// A running node.
@@ -70,22 +109,68 @@ pub(super) fn name(node: NodeId) -> String {
 
 impl Machine {
     pub(super) fn new(shared: &Shared, node: NodeId) -> Self {
-        let number = u64::try_from(node.0).unwrap_or(0);
-        let rng = Rng::seeded(shared.seed ^ (number << 32));
-        let directory = DirectoryId(Uuid::from_u128(0xD1 << 64 | u128::from(number)));
-        let disk = SimulatedDisk::new(shared.clock.clone(), rng);
-        disk.set_sync_delay(Duration::from_micros(200), Duration::from_millis(4));
-        Self { node, disk, directory, lives: 0, process: None }
+        let (clock, wall) = Clock::simulated(WALL_MS);
+        let disk = new_disk(shared, node, 0);
+        let directory = directory(node, 0);
+        Self {
+            node,
+            disk,
+            clock,
+            wall,
+            directory,
+            folders: 0,
+            ended: false,
+            torn: false,
+            lost: Lost::default(),
+            incarnation: Uuid::nil(),
+            failed_syncs: 0,
+            lives: 0,
+            process: None,
+        }
+    }
+
+    /// Puts the wall clock ahead of or behind where it is.
+    pub(super) fn step_wall(&self, by_ms: i64) {
+        self.wall.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// Puts the wall clock right.
+    pub(super) fn mend_wall(&self) {
+        self.wall.store(WALL_MS, Ordering::Relaxed);
+    }
+
+    /// Gives the machine, which must not run, an empty disk.
+    pub(super) fn replace_disk(&mut self, shared: &Shared) {
+        self.folders += 1;
+        self.disk = new_disk(shared, self.node, self.folders);
+        self.directory = directory(self.node, self.folders);
+        self.failed_syncs = 0;
+        self.lost.anything = true;
+    }
+
+    /// What was not synced goes, or some of it.
+    pub(super) fn lose_power(&mut self, keep: Keep) {
+        self.disk.crash(keep);
+        let cut_off = keep != Keep::All && !self.ended && self.lives > 0;
+        self.lost.page_cache |= cut_off;
+        self.torn |= cut_off;
+    }
+
+    /// The process ends after it was asked to.
+    pub(super) fn ends(&mut self, in_order: bool) {
+        self.ended = in_order;
+        self.torn &= !in_order;
     }
 
     /// Starts a process. An error is what a real one would print before it exits.
     pub(super) async fn start(&mut self, shared: &Shared) -> Result<(), String> {
         self.lives += 1;
+        self.ended = false;
         let name = name(self.node);
         let tasks = TaskScope::single_threaded();
         let number = u64::try_from(self.node.0).unwrap_or(0);
         let runtime = Runtime {
-            clock: shared.clock.clone(),
+            clock: self.clock.clone(),
             rng: Rng::seeded(shared.seed ^ (number << 40) ^ (self.lives << 48)),
             disk: Arc::new(self.disk.clone()),
             network: shared.network.machine(&name),
@@ -95,6 +180,7 @@ impl Machine {
         let consensus = Box::new(Memory::new(&shared.cluster, self.node));
         let constructed = Constructed::new(config(self.node, shared), runtime.clone(), consensus);
         let broker = constructed.broker().clone();
+        self.incarnation = broker.incarnation;
         let handlers = Handlers::new(broker.clone());
         for listener in &broker.config.listeners {
             let address = SocketAddr::from(([0, 0, 0, 0], port(listener.purpose)));
@@ -125,19 +211,33 @@ impl Machine {
         drop(process.started);
     }
 
-    /// Asks the process to end in order. Resolves when it has; whoever waits may look at it meanwhile, and kills it
-    /// then.
-    pub(super) fn begin_stop(&mut self, shared: &Shared) -> oneshot::Receiver<()> {
+    /// Asks the process to end in order. Resolves when it has, with whether nothing had failed; whoever waits may look at
+    /// it meanwhile, and kills it then.
+    pub(super) fn begin_stop(&mut self, shared: &Shared) -> oneshot::Receiver<bool> {
         let (done, stopped) = oneshot::channel();
         let started = self.process.as_mut().and_then(|process| process.started.take());
         shared.tasks.spawn(async move {
-            if let Some(started) = started {
-                started.stop().await;
-            }
-            let _ = done.send(());
+            let Some(started) = started else { return };
+            let broker = started.broker().clone();
+            started.stop().await;
+            let _ = done.send(broker.fatal().borrow().is_none());
         });
         stopped
     }
+}
+
+fn new_disk(shared: &Shared, node: NodeId, folder: u64) -> SimulatedDisk {
+    let number = u64::try_from(node.0).unwrap_or(0);
+    let rng = Rng::seeded(shared.seed ^ (number << 32) ^ (folder << 24));
+    let disk = SimulatedDisk::new(shared.clock.clone(), rng);
+    let (least, most) = SYNC_DELAY;
+    disk.set_sync_delay(least, most);
+    disk
+}
+
+fn directory(node: NodeId, folder: u64) -> DirectoryId {
+    let number = u64::try_from(node.0).unwrap_or(0);
+    DirectoryId(Uuid::from_u128(0xD1 << 64 | u128::from(folder) << 8 | u128::from(number)))
 }
 
 fn port(purpose: ListenerPurpose) -> u16 {
@@ -169,6 +269,8 @@ fn config(node: NodeId, shared: &Shared) -> BrokerConfig {
         ("default.replication.factor", "3"),
         ("num.partitions", "2"),
         ("replica.lag.time.max.ms", "1000"),
+        ("log.retention.check.interval.ms", "400"),
+        ("quorate.log.reserve.bytes", "20000"),
     ];
     BrokerConfig {
         node,

@@ -12,7 +12,7 @@ use quorate_core::{
         memory::{Elections, MemoryCluster, MemoryConfig},
     },
     runtime::{
-        Clock, Disk, Rng, TaskScope,
+        Clock, Disk, Moment, Rng, TaskScope,
         simulated::{Keep, SimulatedDisk, SimulatedNetwork},
     },
 };
@@ -20,13 +20,11 @@ use quorate_core::{
 use super::{
     Counts,
     client::{self, Told},
-    invariants::Observer,
-    node::{Machine, Shared, name},
+    invariants::{self, Observer},
+    node::{Machine, Shared, WALL_MS, name},
     oracle::Oracle,
+    topics,
 };
-
-/// The Unix time at which every run begins.
-const WALL_MS: i64 = 1_790_000_000_000;
 
 pub(super) struct World {
     pub(super) shared: Shared,
@@ -38,6 +36,8 @@ pub(super) struct World {
     /// Chooses the faults.
     pub(super) rng: Rng,
     pub(super) counts: Counts,
+    /// What has gone wrong, and when, in milliseconds.
+    pub(super) faults: Vec<(u64, String)>,
     pub(super) cut_off: BTreeSet<NodeId>,
 }
 
@@ -57,7 +57,7 @@ impl World {
         let shared = Shared { clock, network, cluster, seed, voters, tasks };
         let machines = shared.voters.keys().map(|&node| (node, Machine::new(&shared, node))).collect();
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new(shared.clock.clone(), Rng::seeded(0)));
-        let told = client::start(&shared, &disk);
+        let told = client::start(&shared, &disk, &topics::of(seed));
         Self {
             shared,
             machines,
@@ -66,8 +66,15 @@ impl World {
             told,
             rng: Rng::seeded(seed),
             counts: Counts::default(),
+            faults: Vec::new(),
             cut_off: BTreeSet::new(),
         }
+    }
+
+    /// Notes what goes wrong now.
+    pub(super) fn note(&mut self, fault: impl Into<String>) {
+        let now = u64::try_from(self.shared.clock.now().since(Moment::default()).as_millis());
+        self.faults.push((now.unwrap_or(0), fault.into()));
     }
 
     /// Lets time pass.
@@ -99,16 +106,46 @@ impl World {
 
     /// Ends a node's process, and loses of what its disk has not synced what `keep` does not keep.
     pub(super) async fn crash(&mut self, node: NodeId, keep: Keep) {
-        let Some(machine) = self.machines.get_mut(&node) else { return };
-        if machine.process.is_some() {
-            self.counts.crashes += 1;
-        }
-        if let Some(process) = &machine.process {
-            self.observer.records.note_synced(node, &process.broker.partitions.all());
-        }
-        machine.kill(&self.shared);
-        machine.disk.crash(keep);
+        self.kill(node, keep);
         self.let_tasks_end().await;
+    }
+
+    /// As [`World::crash`], of several nodes in the same moment.
+    pub(super) async fn crash_all(&mut self, keep: Keep) {
+        for node in self.nodes() {
+            self.kill(node, keep);
+        }
+        self.let_tasks_end().await;
+    }
+
+    fn kill(&mut self, node: NodeId, keep: Keep) {
+        invariants::records::last_look(self, node, keep);
+        let Some(machine) = self.machines.get_mut(&node) else { return };
+        let ran = machine.process.is_some();
+        self.counts.crashes += u64::from(ran);
+        machine.kill(&self.shared);
+        machine.lose_power(keep);
+        self.note(format!("node {node} crashes, its unsynced writes stay: {keep:?}; it ran: {ran}"));
+    }
+
+    /// Ends a node's process that was asked to end; what it had not done by then is not done.
+    pub(super) fn end(&mut self, node: NodeId, in_order: bool) {
+        invariants::records::last_look(self, node, Keep::All);
+        if let Some(machine) = self.machines.get_mut(&node) {
+            machine.ends(in_order);
+            machine.kill(&self.shared);
+        }
+        self.note(format!("node {node} is stopped, in order: {in_order}"));
+    }
+
+    /// Gives a node, which must not run, an empty disk.
+    pub(super) fn replace_disk(&mut self, node: NodeId) {
+        self.observer.records.forget(node);
+        self.observer.restarts.forget(node);
+        if let Some(machine) = self.machines.get_mut(&node) {
+            machine.replace_disk(&self.shared);
+        }
+        self.note(format!("node {node} has an empty disk"));
     }
 
     /// Killed tasks are dropped when they are next scheduled.
@@ -122,6 +159,7 @@ impl World {
             self.shared.network.cut(&name(node), &name(other));
             self.shared.network.cut(&name(other), &name(node));
         }
+        self.note(format!("node {node} is cut off"));
         self.shared.cluster.cut(node);
         self.cut_off.insert(node);
     }
@@ -148,7 +186,7 @@ impl World {
             controllers: self.shared.cluster.newest_epoch().0,
             entries: self.shared.cluster.committed().0,
             acked,
-            unknown: told.outcomes.len() as u64 - acked,
+            unknown: told.all().count() as u64 - acked,
             ..self.counts
         }
     }

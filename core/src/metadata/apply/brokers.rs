@@ -39,7 +39,7 @@ pub(super) fn register(draft: &mut Image, command: RegisterBroker) -> Result<Acc
         return Ok(Accepted::Registered(epoch));
     }
     let same_place = prior.directories.iter().any(|directory| broker.directories.contains(directory));
-    if !same_place && !prior.fenced {
+    if !same_place && !prior.fenced && !planted(Bug::ReplacesAtOnce) {
         return Err(Rejection::DuplicateBroker(node));
     }
     if planted(Bug::BrokerEpochStays) {
@@ -52,7 +52,7 @@ pub(super) fn register(draft: &mut Image, command: RegisterBroker) -> Result<Acc
     change_all(draft, |image, topic, partition| {
         let replicated = settings::durability(image, topic) == DurabilityLevel::Replicated;
         let lost = unknown || (page_cache_lost && replicated);
-        leaves(partition, node, lost)
+        leaves(partition, node, lost && !planted(Bug::ForgetsLosses))
     })?;
     Ok(Accepted::Registered(epoch))
 }

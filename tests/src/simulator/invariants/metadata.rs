@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use quorate_core::{
     consensus::{Epoch, NodeId},
     ids::{BrokerEpoch, LeaderEpoch, PartitionId},
-    metadata::{Image, image::Partition},
+    metadata::{Image, image::Partition, settings},
 };
 
-use super::{Violation, holds};
-use crate::simulator::{oracle::partitions, world::World};
+use super::{Violation, holds, restarts};
+use crate::simulator::{
+    oracle::{is_elected_uncleanly, partitions, topic_of},
+    world::World,
+};
 
 /// What was seen of the metadata.
 #[derive(Default)]
@@ -24,7 +27,10 @@ pub(super) fn look(world: &mut World) -> Result<(), Violation> {
     for (before, after) in world.oracle.follow(&world.shared.cluster)? {
         alone(&after)?;
         grows(&before, &after)?;
+        elects(&before, &after)?;
+        replaces(&before, &after)?;
         world.observer.metadata.one_leader_each(&after)?;
+        restarts::step(world, &before, &after)?;
     }
     let committed = world.shared.cluster.committed();
     for machine in world.machines.values() {
@@ -86,6 +92,39 @@ fn alone(image: &Image) -> Result<(), Violation> {
         let inactive = isr.iter().find(|node| !image.is_active(**node));
         holds!(11, inactive.is_none(), "{id}: {inactive:?} is fenced or leaving and in the ISR {isr:?}");
     }
+    Ok(())
+}
+
+/// A replica that may lack records leads only where that is permitted, and is counted.
+fn elects(before: &Image, after: &Image) -> Result<(), Violation> {
+    let mut unclean = 0;
+    for (id, old) in partitions(before) {
+        let Some(new) = after.partition(id).filter(|new| is_elected_uncleanly(old, new)) else { continue };
+        let permitted = topic_of(after, id).is_some_and(|topic| settings::unclean_election(after, topic));
+        holds!(23, permitted, "{id}: {old:?} became {new:?}, and no unclean election is permitted");
+        unclean += 1;
+    }
+    let counted = after.unclean_elections - before.unclean_elections;
+    holds!(23, counted == unclean, "{unclean} unclean elections are counted as {counted}");
+    Ok(())
+}
+
+/// Another process takes a broker's place at once in the same folders; in others only once the broker is fenced.
+fn replaces(before: &Image, after: &Image) -> Result<(), Violation> {
+    for old in before.brokers.values() {
+        let Some(new) = after.brokers.get(&old.node) else { continue };
+        let same = old.directories.iter().any(|directory| new.directories.contains(directory));
+        holds!(
+            14,
+            old.incarnation == new.incarnation || same || old.fenced,
+            "broker {} is replaced by a process in other folders, and was not fenced",
+            old.node
+        );
+    }
+    let mut directories = std::collections::BTreeSet::new();
+    let mut all = after.brokers.values().flat_map(|broker| &broker.directories);
+    let twice = all.find(|directory| !directories.insert(**directory));
+    holds!(14, twice.is_none(), "two brokers have the directory {twice:?}");
     Ok(())
 }
 

@@ -1,11 +1,20 @@
 //! Once faults stop, the cluster comes to rest, and nothing that was acknowledged is missing.
 
-use quorate_core::broker::BrokerState;
+use quorate_core::{
+    broker::BrokerState,
+    ids::{PartitionId, TopicId},
+    metadata::{image::DurabilityLevel, settings},
+};
 
-use super::{Violation, holds};
+use super::{Violation, holds, records::leader_of};
 use crate::{
-    history::{Anomaly, Read, anomalies},
-    simulator::{client, oracle::partitions, world::World},
+    history::{Anomaly, Outcome, Read, anomalies},
+    simulator::{
+        client::History,
+        oracle::{partitions, topic_of},
+        topics::{self, ORDERS},
+        world::World,
+    },
 };
 
 /// Why the cluster is not at rest; `None` if it is.
@@ -45,15 +54,20 @@ fn records(world: &World) -> Option<String> {
     let image = world.oracle.newest();
     for (id, partition) in partitions(&image) {
         if !partition.has_leader() || partition.isr.len() != partition.replicas.len() {
-            return Some(format!("{id}: {partition:?}"));
+            let name = topic_of(&image, id).map(|topic| topic.name.clone());
+            return Some(format!("{name:?} {id}: {partition:?}"));
         }
+        let synced = topic_of(&image, id)
+            .is_some_and(|topic| settings::durability(&image, topic) == DurabilityLevel::Synced);
         for machine in world.machines.values() {
             let node = machine.node;
             let replica = machine.process.as_ref().and_then(|process| process.broker.partitions.get(id));
             let Some(replica) = replica else { return Some(format!("{id} does not run on node {node}")) };
             let now = replica.progress();
             let true_end = world.observer.records.true_end(id);
-            if now.high_watermark != now.log_end || now.synced_end != now.log_end || now.log_end < true_end {
+            let short = now.log_end < true_end && !world.oracle.is_unclean(id);
+            let unsynced = synced && now.synced_end != now.log_end;
+            if now.high_watermark != now.log_end || unsynced || short {
                 return Some(format!("{id} on node {node}: {now:?}, visible is {true_end}"));
             }
         }
@@ -61,39 +75,73 @@ fn records(world: &World) -> Option<String> {
     None
 }
 
+/// Where every replica that was complete has lost something, nobody may lead, and somebody has to say that he prefers
+/// what is left.
+pub(in crate::simulator) fn give_up(world: &World) {
+    let image = world.oracle.newest();
+    let dead = partitions(&image)
+        .filter(|(id, partition)| !partition.has_leader() && world.observer.restarts.dead.contains(id));
+    let known = topics::of(world.shared.seed);
+    let names = dead.filter_map(|(id, _)| {
+        let topic = topic_of(&image, id)?;
+        known.iter().find(|known| *known.name == *topic.name).map(|topic| topic.name)
+    });
+    world.told.lock().given_up = names.collect();
+}
+
 fn clients(world: &World) -> Option<String> {
     let told = world.told.lock();
+    let image = world.oracle.newest();
     if told.under_way > 0 {
         return Some(format!("{} batches are neither acknowledged nor refused", told.under_way));
     }
-    for (partition, end) in &told.visible {
-        let read = told.consumed.get(partition).copied().unwrap_or(0);
+    let lasts = |id: &PartitionId| image.partition(*id).is_some() && !world.oracle.is_unclean(*id);
+    for (id, end) in told.visible.iter().filter(|(id, _)| lasts(id)) {
+        let read = told.consumed.get(id).copied().unwrap_or(0);
         if read < *end {
-            return Some(format!("the consumer of partition {partition} has read up to {read} of {end}"));
+            return Some(format!("the consumer of {id} has read up to {read} of {end}"));
         }
     }
-    let image = world.oracle.newest();
-    image.topic(client::TOPIC).is_none().then(|| "the topic was never made".to_owned())
+    image.topic(ORDERS.name).is_none().then(|| "the topic was never made".to_owned())
 }
 
 /// What clients were told, against what can be read in the end.
 pub(in crate::simulator) fn history(world: &World) -> Result<(), Violation> {
     let told = world.told.lock();
-    let read = |((partition, offset), value): (&(i32, i64), &String)| Read {
-        partition: *partition,
-        offset: *offset,
-        value: value.clone(),
-    };
-    let reads: Vec<Read> = told.reads.iter().map(read).collect();
-    if let Some(anomaly) = anomalies(&told.outcomes, &reads).first() {
-        let invariant = match anomaly {
-            Anomaly::Lost(_) => 6,
-            Anomaly::Duplicate(_) | Anomaly::Reordered(..) => 27,
-            Anomaly::WrongOffset(_) | Anomaly::RealTime(..) => 17,
-            Anomaly::InconsistentOffset(..) | Anomaly::Invented(_) => 7,
+    for (&topic, outcomes) in &told.outcomes {
+        let clean = |index: i32| !world.oracle.is_unclean(PartitionId { topic, index });
+        let outcomes: Vec<Outcome> =
+            outcomes.iter().filter(|outcome| clean(outcome.partition)).cloned().collect();
+        let reads = told.reads.iter().filter(|((id, _), _)| id.topic == topic && clean(id.index));
+        let read = |((id, offset), value): (&(PartitionId, i64), &String)| Read {
+            partition: id.index,
+            offset: *offset,
+            value: value.clone(),
         };
-        holds!(invariant, false, "{anomaly:?}");
+        let reads: Vec<Read> = reads.map(read).collect();
+        let deleted = |anomaly: &Anomaly| match anomaly {
+            Anomaly::Lost(value) => is_deleted(world, &told, topic, &outcomes, value),
+            _ => false,
+        };
+        if let Some(anomaly) = anomalies(&outcomes, &reads).iter().find(|anomaly| !deleted(anomaly)) {
+            let invariant = match anomaly {
+                Anomaly::Lost(_) => 6,
+                Anomaly::Duplicate(_) | Anomaly::Reordered(..) => 27,
+                Anomaly::WrongOffset(_) | Anomaly::RealTime(..) => 17,
+                Anomaly::InconsistentOffset(..) | Anomaly::Invented(_) => 7,
+            };
+            holds!(invariant, false, "{anomaly:?}");
+        }
     }
     holds!(40, told.acked() > 0, "nothing was acknowledged in the whole run");
     Ok(())
+}
+
+/// Whether a value that was acknowledged and never read was deleted since, with its topic or by retention.
+fn is_deleted(world: &World, told: &History, topic: TopicId, outcomes: &[Outcome], value: &str) -> bool {
+    let Some(outcome) = outcomes.iter().find(|outcome| outcome.value == value) else { return false };
+    let id = PartitionId { topic, index: outcome.partition };
+    let start = told.deleted.get(&id).copied().unwrap_or(0);
+    let newest = leader_of(world, id).map_or(0, |leader| leader.progress.log_start.0);
+    world.oracle.newest().partition(id).is_none() || outcome.offset < start.max(newest)
 }

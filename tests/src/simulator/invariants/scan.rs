@@ -1,6 +1,6 @@
 //! A replica's log, read from end to end.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use quorate_core::{
     ids::{LeaderEpoch, Offset},
@@ -13,6 +13,7 @@ use quorate_core::{
 };
 
 use super::{Violation, holds};
+use crate::simulator::topics;
 
 /// A record: offset, epoch, value.
 pub(super) type Recorded = (i64, LeaderEpoch, String);
@@ -31,6 +32,7 @@ impl Scan {
     /// Reads a log. `None` if it is out of service.
     pub(super) fn of(replica: &Arc<Replica>) -> Result<Option<Self>, Violation> {
         let name = format!("{}-{}", replica.topic, replica.partition.index);
+        let mark = topics::mark(replica.partition.topic);
         let progress = replica.progress();
         let read = replica.with_log(|log, _| {
             let mut bytes = Vec::new();
@@ -60,6 +62,8 @@ impl Scan {
             for record in Records::of(batch.payload(), header.count).map_while(Result::ok) {
                 let offset = header.base_offset.0 + i64::from(record.offset_delta);
                 let value = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+                let own = value.ends_with(&mark);
+                holds!(25, own, "{name}: '{value}' at offset {offset} is of another topic than {mark}");
                 scan.records.push((offset, header.leader_epoch, value));
             }
             scan.batches.push(*header);
@@ -100,17 +104,26 @@ impl Scan {
         Ok(())
     }
 
-    /// The batches of each producer follow each other.
-    pub(super) fn sequences(&self, name: &str) -> Result<(), Violation> {
-        let mut last = std::collections::BTreeMap::new();
+    /// The batches of each producer follow each other, and its epochs never fall. Where earlier ones may be deleted or
+    /// lost, `from_first` is false.
+    pub(super) fn sequences(&self, name: &str, from_first: bool) -> Result<(), Violation> {
+        let mut last = BTreeMap::new();
+        let mut epochs = BTreeMap::new();
         for batch in self.batches.iter().filter(|batch| batch.has_producer()) {
             let producer = (batch.producer_id, batch.producer_epoch);
-            let due = last.get(&producer).copied().unwrap_or(0);
             let (sequence, base) = (batch.base_sequence, batch.base_offset);
+            let newest = *epochs.get(&producer.0).unwrap_or(&producer.1);
+            holds!(
+                28,
+                newest <= producer.1 || !from_first,
+                "{name}: producer {producer:?} is at {base}, after its epoch {newest}"
+            );
+            epochs.insert(producer.0, newest.max(producer.1));
+            let due = last.get(&producer).copied().or(from_first.then_some(0));
             holds!(
                 27,
-                sequence == due,
-                "{name}: producer {producer:?} has sequence {sequence} at {base}, {due} was due"
+                due.is_none_or(|due| sequence == due),
+                "{name}: producer {producer:?} has sequence {sequence} at {base}, {due:?} was due"
             );
             last.insert(producer, sequence.wrapping_add(batch.count));
         }
@@ -119,8 +132,9 @@ impl Scan {
 
     /// Where two logs of one partition part: equal (offset, epoch) means an equal history up to there.
     pub(super) fn matches(&self, other: &Self) -> Result<(), String> {
+        let start = self.first().max(other.first());
+        let (mine, theirs) = (self.batches_from(start), other.batches_from(start));
         let key = |batch: &BatchHeader| (batch.base_offset, batch.leader_epoch, batch.crc);
-        let (mine, theirs) = (&self.batches, &other.batches);
         let common = mine.iter().zip(theirs).take_while(|(a, b)| key(a) == key(b)).count();
         let rest = theirs.get(common..).unwrap_or_default();
         for batch in mine.get(common..).unwrap_or_default() {
@@ -135,5 +149,26 @@ impl Scan {
             }
         }
         Ok(())
+    }
+
+    /// The first batch below `end` that `other`, which begins no later, does not have.
+    pub(super) fn lacking(&self, other: &Self, end: Offset) -> Option<BatchHeader> {
+        let start = self.first().max(other.first());
+        let (mine, theirs) = (self.batches_from(start), other.batches_from(start));
+        let below = mine.iter().take_while(|batch| batch.next_offset() <= end);
+        let key = |batch: &BatchHeader| (batch.base_offset, batch.leader_epoch, batch.crc);
+        let mut pairs = below.enumerate().map(|(at, batch)| (batch, theirs.get(at)));
+        let missing = pairs.find(|(batch, other)| other.is_none_or(|other| key(other) != key(batch)));
+        missing.map(|(batch, _)| *batch)
+    }
+
+    /// Where its first batch begins, or the log.
+    fn first(&self) -> Offset {
+        self.batches.first().map_or(self.progress.log_start, |batch| batch.base_offset)
+    }
+
+    fn batches_from(&self, start: Offset) -> &[BatchHeader] {
+        let at = self.batches.partition_point(|batch| batch.base_offset < start);
+        self.batches.get(at..).unwrap_or_default()
     }
 }
