@@ -31,6 +31,7 @@ use crate::{
         records::{Entry, Tail},
     },
     transport::{Connection, probe},
+    vigil,
 };
 
 /// Entries in a page of a reader, where they are small.
@@ -81,6 +82,7 @@ pub(crate) fn start(config: &EtcdConfig, resume: Resume, store: Arc<dyn Store>) 
     tasks.spawn(observer::run(shared.clone()));
     if config.campaigns {
         tasks.spawn(session::run(shared.clone()));
+        tasks.spawn(vigil::run(shared.clone()));
     }
     Handle { shared, compacting: tokio::sync::Mutex::new(()) }
 }

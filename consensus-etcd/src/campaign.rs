@@ -44,19 +44,19 @@ pub(crate) enum Verdict {
 }
 
 impl Bid {
-    /// A bid for the epoch after `head`'s. `None` while somebody leads, unless that is `former`: the leader key of
-    /// this node's own former life, which nobody else will give up before its lease runs out. `founding` is the id
-    /// of the log in case that there is none.
+    /// A bid for the epoch after `head`'s. `None` while somebody leads, unless that is one of `ended`: what the leader
+    /// key holds of this node's own former life, or of a process that is known to have ended, and what nobody else will
+    /// give up before its lease runs out. `founding` is the id of the log in case that there is none.
     pub(crate) fn new(
         keys: &Keys,
         head: &Head,
         me: &Candidate,
-        former: Option<&Bytes>,
+        ended: [Option<&Bytes>; 2],
         founding: LogId,
     ) -> Option<Self> {
         let vacant = match &head.leader {
             None => Compare::Unmoved(keys.leader(), 0),
-            Some((_, held)) if former == Some(held) => Compare::Holds(keys.leader(), held.clone()),
+            Some((_, held)) if ended.contains(&Some(held)) => Compare::Holds(keys.leader(), held.clone()),
             Some(_) => return None,
         };
         let log = head.id.unwrap_or(founding);
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn the_first_bid_founds_the_log_and_later_ones_do_not() {
         let keys = Keys::new("/q", 1);
-        let bid = Bid::new(&keys, &Head::default(), &me(), None, LogId([3; 16])).unwrap();
+        let bid = Bid::new(&keys, &Head::default(), &me(), [None; 2], LogId([3; 16])).unwrap();
         let puts = |bid: &Bid, key: &str| {
             bid.txn.then.iter().any(|op| matches!(op, Op::Put { key: put, .. } if *put == key))
         };
@@ -138,14 +138,14 @@ mod tests {
         assert_eq!((won.epoch, won.opened_at, won.tail_modified), (Epoch(1), LogIndex(1), 4));
         assert_eq!(won.tail.chain, Chain::start(LogId([3; 16])).link(Epoch(1), b""));
         let founded = Head { id: Some(LogId([4; 16])), epoch: Epoch(6), ..Head::default() };
-        let bid = Bid::new(&keys, &founded, &me(), None, LogId([3; 16])).unwrap();
+        let bid = Bid::new(&keys, &founded, &me(), [None; 2], LogId([3; 16])).unwrap();
         assert!(!puts(&bid, "/q/1/id") && bid.log == LogId([4; 16]) && bid.epoch == Epoch(7));
     }
 
     #[test]
     fn a_bid_whose_answer_was_lost_is_recognised_and_another_leader_is_not() {
         let keys = Keys::new("/q", 1);
-        let bid = Bid::new(&keys, &Head::default(), &me(), None, LogId([3; 16])).unwrap();
+        let bid = Bid::new(&keys, &Head::default(), &me(), [None; 2], LogId([3; 16])).unwrap();
         let kv = |key: String, value, modified| vec![KeyValue { key, value, modified }];
         let tail = kv(keys.tail(), bid.opening.write(), 9);
         let gets = vec![kv(keys.leader(), bid.leader.clone(), 9), tail.clone()];
@@ -168,8 +168,8 @@ mod tests {
         };
         let bytes = held.write();
         let head = Head { leader: Some((held, bytes.clone())), epoch: Epoch(1), ..Head::default() };
-        assert!(Bid::new(&keys, &head, &me(), None, LogId([3; 16])).is_none());
-        let bid = Bid::new(&keys, &head, &me(), Some(&bytes), LogId([3; 16])).unwrap();
+        assert!(Bid::new(&keys, &head, &me(), [None; 2], LogId([3; 16])).is_none());
+        let bid = Bid::new(&keys, &head, &me(), [None, Some(&bytes)], LogId([3; 16])).unwrap();
         assert_eq!(bid.txn.when.first(), Some(&Compare::Holds(keys.leader(), bytes)));
     }
 }

@@ -29,6 +29,7 @@ mod shared;
 mod simulation;
 mod storage;
 mod transport;
+mod vigil;
 mod watched;
 
 pub use backend::Etcd;

@@ -245,7 +245,9 @@ impl<'a> Session<'a> {
                 // A bid that was given up, because a repetition of it was refused, has been carried out late.
                 return End::Deposed;
             }
-            let bid = head.and_then(|head| Bid::new(&shared.keys, &head, &self.me, self.former, founding));
+            let gone = shared.gone();
+            let ended = [self.former, gone.as_ref()];
+            let bid = head.and_then(|head| Bid::new(&shared.keys, &head, &self.me, ended, founding));
             let Some(bid) = bid else {
                 view.changed().await;
                 continue;

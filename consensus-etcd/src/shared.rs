@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     known: Mutex<Known>,
     contact: Mutex<Option<Moment>>,
     namesake: Mutex<Option<Peer>>,
+    /// What the leader key holds of a process that has ended.
+    gone: Mutex<Option<Bytes>>,
     fatal: Mutex<Option<String>>,
 }
 
@@ -93,6 +95,7 @@ impl Shared {
             known: Mutex::new(Known { log: resume.log_id, index: resume.applied, chain: resume.chain }),
             contact: Mutex::new(None),
             namesake: Mutex::new(None),
+            gone: Mutex::new(None),
             fatal: Mutex::new(None),
         }
     }
@@ -104,6 +107,18 @@ impl Shared {
 
     pub(crate) fn head(&self) -> Option<Arc<Head>> {
         self.view.get()
+    }
+
+    /// The process that the leader key names has ended: its place may be taken before its lease runs out.
+    pub(crate) fn note_gone(&self, held: Bytes) {
+        *self.gone.lock() = Some(held);
+        // Whoever campaigns looks again.
+        self.view.modify(|_| {});
+    }
+
+    /// What the leader key holds of a process that has ended.
+    pub(crate) fn gone(&self) -> Option<Bytes> {
+        self.gone.lock().clone()
     }
 
     /// Reads a fresh head and compares it with what was known before.

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use quorate_tests::{
     clients::{Client, Record, kafka_tool, kcat_produce},
-    cluster::{Backend, Cluster, http_get, run, wait_for, wait_within},
+    cluster::{Backend, Cluster, binary, http_get, run, wait_for, wait_within},
     etcd::EtcdServer,
 };
 
@@ -307,4 +307,22 @@ fn what_is_wrong_with_etcd_is_said_in_one_sentence() {
     etcd.restart();
     cluster.wait_ready();
     cluster.create_topic("after", 1, 3);
+}
+
+#[test]
+fn on_etcd_a_leader_whose_process_has_ended_is_replaced_before_its_lease_ends() {
+    let etcd = EtcdServer::start();
+    let lease = "consensus.etcd.lease.ttl.s=60\n";
+    let mut cluster = Cluster::start_with(3, &Backend::etcd(&etcd.address()), lease);
+    cluster.wait_ready();
+    let victim = cluster.controller();
+    cluster.create_topic("before", 1, 3);
+    cluster.node(victim).kill();
+    // Half of the time that the lease has left.
+    let mut create = Command::new(binary());
+    create.args(["topic", "create", "after", "--timeout", "20", "-b", &cluster.bootstrap()]);
+    let out = run(&mut create, "", Duration::from_secs(30));
+    assert!(out.ok, "{}\n{}", out.stderr, cluster.logs());
+    cluster.node(victim).start();
+    cluster.wait_ready();
 }
