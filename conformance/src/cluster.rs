@@ -198,16 +198,34 @@ impl Cluster {
         self.running.keys().filter_map(mine).max_by_key(|led| led.epoch)
     }
 
+    /// The running nodes that do not lead as `led` says.
+    pub(super) fn followers(&self, led: Led) -> Vec<NodeId> {
+        self.living().into_iter().filter(|&node| node != led.node).collect()
+    }
+
+    /// One of them.
+    pub(super) fn follower(&self, led: Led) -> Result<NodeId, Stop> {
+        self.followers(led).first().copied().ok_or_else(|| Stop::Failed("no follower".to_owned()))
+    }
+
     /// Waits for a leadership of an epoch above `epoch`.
     pub(super) async fn leader_after(&mut self, epoch: Epoch) -> Result<Led, Stop> {
         self.lab.encourage_election();
         let patience = self.lab.patience();
         let newer = || self.announced().filter(|led| led.epoch > epoch);
         self.wait(patience, newer).await.ok_or_else(|| {
-            let events: Vec<_> = self.running.keys().map(|&node| (node.0, self.last_event(node))).collect();
-            Stop::Failed(format!(
-                "no leader of an epoch after {epoch} within {patience:?}; last events: {events:?}"
-            ))
+            let said = |&node: &NodeId| {
+                let words = self.lab.last_words(node).map_or_else(String::new, |words| format!(" ({words})"));
+                let awaited = self.running.get(&node).map(|running| running.status().awaited());
+                format!(
+                    "node {node}: {:?}, awaits {}{words}",
+                    self.last_event(node),
+                    awaited.unwrap_or_default()
+                )
+            };
+            let said: Vec<String> = self.running.keys().map(said).collect();
+            let said = said.join("; ");
+            Stop::Failed(format!("no leader of an epoch after {epoch} within {patience:?}: {said}"))
         })
     }
 
@@ -284,6 +302,26 @@ impl Cluster {
         Ok(items)
     }
 
+    /// Reads the whole log at every running node, up to `until`: all must be the same, without holes.
+    pub(super) async fn same_everywhere(&self, until: LogIndex) -> Result<Vec<Item>, Stop> {
+        let mut first: Option<Vec<Item>> = None;
+        for node in self.living() {
+            let items = self.read(node, LogIndex(0), until).await?;
+            // What stands behind a snapshot is dense too.
+            let begin = items.first().map_or(0, |item| item.index().0);
+            for (item, expected) in items.iter().zip(begin..) {
+                let index = item.index();
+                ensure!(index == LogIndex(expected), "node {node} yields {index} where {expected} was due");
+            }
+            let same = first.get_or_insert_with(|| items.clone());
+            // Another node may keep more of what a snapshot stands for here.
+            let (one, other) = (behind(same, &items), behind(&items, same));
+            let differs = one.iter().zip(other).find(|(one, other)| one != other);
+            ensure!(differs.is_none(), "node {node} differs: {differs:?}");
+        }
+        Ok(first.unwrap_or_default())
+    }
+
     pub(super) async fn within_patience<F: Future>(&self, what: &str, future: F) -> Result<F::Output, Stop> {
         let patience = self.lab.patience();
         let late = |_| Stop::Failed(format!("{what} did not end within {patience:?}"));
@@ -304,6 +342,15 @@ impl Cluster {
         }
         Ok(Resume { log_id: Some(log_id), applied: index, chain })
     }
+}
+
+/// The entries of `items` that `other` has as entries too.
+fn behind<'a>(items: &'a [Item], other: &[Item]) -> &'a [Item] {
+    let entry = |item: &&Item| matches!(item, Item::Entry(..));
+    let first = |items: &[Item]| items.iter().find(entry).map_or(LogIndex(u64::MAX), Item::index);
+    let from = first(items).max(first(other));
+    let begin = items.iter().position(|item| item.index() >= from && matches!(item, Item::Entry(..)));
+    items.get(begin.unwrap_or(items.len())..).unwrap_or_default()
 }
 
 async fn item(committed: Committed) -> Result<Item, Stop> {

@@ -57,47 +57,46 @@ impl Drop for Observed {
     }
 }
 
-pub(super) async fn one_me_per_epoch(backend: &dyn Backend) -> Verdict {
-    for size in [1, 3, 5] {
-        let mut cluster = Cluster::started(backend, size).await?;
-        let mut observed = Observed::watch(&cluster)?;
-        for _ in 0..8 {
-            cluster.change_leader().await?;
-            cluster.clock.sleep(SETTLING).await;
-        }
-        let mut leaders: BTreeMap<Epoch, NodeId> = BTreeMap::new();
-        for (teller, event) in observed.so_far() {
-            let leader = match event.leader {
-                Leader::Unknown => continue,
-                Leader::Other(node) => node,
-                Leader::Me { .. } => teller,
-            };
-            let first = *leaders.entry(event.epoch).or_insert(leader);
-            let epoch = event.epoch;
-            ensure!(first == leader, "epoch {epoch} is led by {first} and, says {teller}, by {leader}");
-        }
-        ensure!(leaders.len() >= 2, "{size} nodes: only the epochs {leaders:?} were announced in 8 changes");
+pub(super) async fn one_me_per_epoch(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
+    let mut observed = Observed::watch(&cluster)?;
+    for _ in 0..8 {
+        cluster.change_leader().await?;
+        cluster.clock.sleep(SETTLING).await;
+    }
+    let mut leaders: BTreeMap<Epoch, NodeId> = BTreeMap::new();
+    for (teller, event) in observed.so_far() {
+        let leader = match event.leader {
+            Leader::Unknown => continue,
+            Leader::Other(node) => node,
+            Leader::Me { .. } => teller,
+        };
+        let first = *leaders.entry(event.epoch).or_insert(leader);
+        let epoch = event.epoch;
+        ensure!(first == leader, "epoch {epoch} is led by {first} and, says {teller}, by {leader}");
+    }
+    ensure!(leaders.len() >= 2, "only the epochs {leaders:?} were announced in 8 changes");
+    Ok(())
+}
+
+pub(super) async fn epochs_strictly_increase_across_restarts_of_all(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
+    let mut last = Epoch(0);
+    for round in 0..3 {
+        let led = cluster.leader().await?;
+        ensure!(led.epoch > last, "restart {round}: epoch {} after epoch {last}", led.epoch);
+        last = led.epoch;
+        cluster.kill_all().await;
+        cluster.start_all().await?;
     }
     Ok(())
 }
 
-pub(super) async fn epochs_strictly_increase_across_restarts_of_all(backend: &dyn Backend) -> Verdict {
-    for size in [1, 3] {
-        let mut cluster = Cluster::started(backend, size).await?;
-        let mut last = Epoch(0);
-        for round in 0..3 {
-            let led = cluster.leader().await?;
-            ensure!(led.epoch > last, "restart {round} of {size}: epoch {} after epoch {last}", led.epoch);
-            last = led.epoch;
-            cluster.kill_all().await;
-            cluster.start_all().await?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) async fn opened_at_separates_epochs(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn opened_at_separates_epochs(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let mut leaders: Vec<Led> = vec![cluster.leader().await?];
     for round in 0..3 {
         cluster.commit(format!("entry {round}")).await?;
@@ -121,8 +120,8 @@ pub(super) async fn opened_at_separates_epochs(backend: &dyn Backend) -> Verdict
     Ok(())
 }
 
-pub(super) async fn slow_subscriber_skips_never_reorders(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn slow_subscriber_skips_never_reorders(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let first = cluster.leader().await?;
     let mut events = cluster.node(first.node)?.leader_events();
     let first = cluster.within_patience("the first event", events.next()).await?;
@@ -144,8 +143,8 @@ pub(super) async fn slow_subscriber_skips_never_reorders(backend: &dyn Backend) 
     Ok(())
 }
 
-pub(super) async fn late_subscriber_gets_current_state(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn late_subscriber_gets_current_state(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = cluster.leader().await?;
     let mut late = cluster.node(led.node)?.leader_events();
     let event = cluster.within_patience("the current state", late.next()).await?;
@@ -169,9 +168,12 @@ async fn isolate_leader(cluster: &mut Cluster) -> Result<Led, Stop> {
     }
 }
 
-pub(super) async fn suspended_epoch_resumes_only_as_the_same_leadership(backend: &dyn Backend) -> Verdict {
+pub(super) async fn suspended_epoch_resumes_only_as_the_same_leadership(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     needs(backend, Capability::Cut)?;
-    let mut cluster = Cluster::started(backend, 3).await?;
+    let mut cluster = Cluster::started(backend, nodes).await?;
     for _ in 0..3 {
         let led = isolate_leader(&mut cluster).await?;
         cluster.lab.heal(led.node).await;
@@ -188,8 +190,8 @@ pub(super) async fn suspended_epoch_resumes_only_as_the_same_leadership(backend:
     Ok(())
 }
 
-pub(super) async fn leader_kill_elects_within_bound(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn leader_kill_elects_within_bound(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = cluster.leader().await?;
     cluster.kill(led.node).await;
     let next = cluster.leader_after(led.epoch).await?;
@@ -197,9 +199,12 @@ pub(super) async fn leader_kill_elects_within_bound(backend: &dyn Backend) -> Ve
     cluster.commit("after the kill").await.map(drop)
 }
 
-pub(super) async fn isolated_leader_says_unknown_within_bound(backend: &dyn Backend) -> Verdict {
+pub(super) async fn isolated_leader_says_unknown_within_bound(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     needs(backend, Capability::Cut)?;
-    let mut cluster = Cluster::started(backend, 3).await?;
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = isolate_leader(&mut cluster).await?;
     let refused = cluster.node(led.node)?.propose(led.epoch, "from afar".into());
     let refused = cluster.within_patience("a proposal of an isolated leader", refused).await?;
@@ -207,10 +212,13 @@ pub(super) async fn isolated_leader_says_unknown_within_bound(backend: &dyn Back
     Ok(())
 }
 
-pub(super) async fn returning_node_does_not_depose_a_healthy_leader(backend: &dyn Backend) -> Verdict {
+pub(super) async fn returning_node_does_not_depose_a_healthy_leader(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     needs(backend, Capability::PreVote)?;
     needs(backend, Capability::Cut)?;
-    let mut cluster = Cluster::started(backend, 3).await?;
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = cluster.leader().await?;
     let follower = cluster.living().into_iter().find(|&node| node != led.node);
     let follower = follower.ok_or_else(|| Stop::Failed("no follower".to_owned()))?;
@@ -224,8 +232,8 @@ pub(super) async fn returning_node_does_not_depose_a_healthy_leader(backend: &dy
     Ok(())
 }
 
-pub(super) async fn two_of_five_down_still_leads(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 5).await?;
+pub(super) async fn two_of_five_down_still_leads(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     for _ in 0..2 {
         let led = cluster.leader().await?;
         cluster.kill(led.node).await;
@@ -234,9 +242,9 @@ pub(super) async fn two_of_five_down_still_leads(backend: &dyn Backend) -> Verdi
     cluster.commit("by three of five").await.map(drop)
 }
 
-pub(super) async fn three_of_five_down_leads_nobody(backend: &dyn Backend) -> Verdict {
+pub(super) async fn three_of_five_down_leads_nobody(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Votes)?;
-    let mut cluster = Cluster::started(backend, 5).await?;
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = cluster.leader().await?;
     let followers: Vec<NodeId> = cluster.living().into_iter().filter(|&node| node != led.node).collect();
     for node in followers.into_iter().take(3) {
@@ -251,8 +259,9 @@ pub(super) async fn three_of_five_down_leads_nobody(backend: &dyn Backend) -> Ve
     cluster.leader_after(led.epoch.min(Epoch(led.epoch.0 - 1))).await.map(drop)
 }
 
-/// Changes of leadership in [`a_thousand_leader_changes_initialise_once_each`].
+/// Changes of leadership in [`a_thousand_leader_changes_initialise_once_each`], and where there is little time.
 const CHANGES: usize = 1000;
+const FEW_CHANGES: usize = 100;
 
 /// What a node's controller did: it became `Leading` in an epoch, when its applier stood at an index.
 type Initialised = (NodeId, Epoch, LogIndex);
@@ -288,8 +297,12 @@ async fn run_roles(
     Ok(())
 }
 
-pub(super) async fn a_thousand_leader_changes_initialise_once_each(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn a_thousand_leader_changes_initialise_once_each(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
+    let changes = if backend.thorough() { CHANGES } else { FEW_CHANGES };
     let tasks = TaskScope::threaded();
     let (done, mut initialised) = mpsc::channel(4 * CHANGES);
     for node in cluster.living() {
@@ -298,7 +311,7 @@ pub(super) async fn a_thousand_leader_changes_initialise_once_each(backend: &dyn
     let mut leaders: BTreeMap<Epoch, Led> = BTreeMap::new();
     let mut led = cluster.leader().await?;
     leaders.insert(led.epoch, led);
-    for change in 0..CHANGES {
+    for change in 0..changes {
         led = cluster.change_leader().await?;
         leaders.insert(led.epoch, led);
         // Some have the time to initialise, the others are overtaken before.
@@ -318,14 +331,14 @@ pub(super) async fn a_thousand_leader_changes_initialise_once_each(backend: &dyn
         }
     }
     tasks.kill();
-    ensure!(seen.len() > CHANGES / 4, "only {} of {CHANGES} leaderships were initialised", seen.len());
-    ensure!(leaders.len() > CHANGES, "{} leaderships in {CHANGES} changes", leaders.len());
+    ensure!(seen.len() > changes / 4, "only {} of {changes} leaderships were initialised", seen.len());
+    ensure!(leaders.len() > changes, "{} leaderships in {changes} changes", leaders.len());
     Ok(())
 }
 
-pub(super) async fn one_silent_peer_holds_nobody_up(backend: &dyn Backend) -> Verdict {
+pub(super) async fn one_silent_peer_holds_nobody_up(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Silence)?;
-    let mut cluster = Cluster::started(backend, 3).await?;
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let led = cluster.leader().await?;
     let follower = cluster.living().into_iter().find(|&node| node != led.node);
     let follower = follower.ok_or_else(|| Stop::Failed("no follower".to_owned()))?;

@@ -2,20 +2,36 @@
 //!
 //! A [`Backend`] says how to make a [`Lab`]: a small cluster whose nodes the suite constructs, starts, kills and cuts
 //! off. One file a group of cases; [`CASES`] lists them, and [`conformance!`](macro@crate::conformance) makes a `#[test]` of
-//! each. What a lab cannot do is a [`Capability`] that it refuses with a reason, which the skipped case prints.
+//! each. What a lab cannot do is a [`Capability`] that it refuses with a reason, which the skipped case prints; there is
+//! no list of failures that are borne.
+//!
+//! A lab may be inside one process, with a clock of its own, or of real processes ([`process`]), which is what the
+//! command `quorate conformance` makes of a plugin that it knows nothing of.
+//!
+//! Two rules of the port are kept by the compiler, and their cases are the examples that must not compile in
+//! [`quorate_core::consensus`]: a backend starts once, and has no leader events before.
+#![forbid(unsafe_code)]
 
+mod cases;
 mod cluster;
 mod compaction;
 mod durability;
+mod external;
 mod leadership;
 mod lifecycle;
 mod log;
+mod membership;
+mod partitions;
+pub mod process;
 pub mod proxy;
+pub mod report;
+pub mod runner;
+mod time;
 
 use std::{fmt, io, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::future::LocalBoxFuture;
+pub use cases::{CASES, Case, check, run, run_case};
 use quorate_core::{
     consensus::{Consensus, NodeId, StartError},
     runtime::Clock,
@@ -69,6 +85,60 @@ pub enum Capability {
     Membership,
 }
 
+impl Capability {
+    /// Every one.
+    pub const ALL: &[Self] = &[
+        Self::Founders,
+        Self::Votes,
+        Self::Cut,
+        Self::Silence,
+        Self::HandOver,
+        Self::PreVote,
+        Self::ShortTail,
+        Self::BadConfig,
+        Self::Folder,
+        Self::Disk,
+        Self::External,
+        Self::LostReplies,
+        Self::Links,
+        Self::Delay,
+        Self::Pause,
+        Self::LyingDisk,
+        Self::WallClock,
+        Self::ClockRate,
+        Self::Memory,
+        Self::Membership,
+    ];
+}
+
+/// As a configuration file names it: `hand-over`.
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Founders => "founders",
+            Self::Votes => "votes",
+            Self::Cut => "cut",
+            Self::Silence => "silence",
+            Self::HandOver => "hand-over",
+            Self::PreVote => "pre-vote",
+            Self::ShortTail => "short-tail",
+            Self::BadConfig => "bad-config",
+            Self::Folder => "folder",
+            Self::Disk => "disk",
+            Self::External => "external",
+            Self::LostReplies => "lost-replies",
+            Self::Links => "links",
+            Self::Delay => "delay",
+            Self::Pause => "pause",
+            Self::LyingDisk => "lying-disk",
+            Self::WallClock => "wall-clock",
+            Self::ClockRate => "clock-rate",
+            Self::Memory => "memory",
+            Self::Membership => "membership",
+        })
+    }
+}
+
 /// How a disk goes wrong, see [`Lab::spoil_disk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
@@ -102,6 +172,14 @@ pub trait Backend: Send + Sync {
     fn engine(&self) -> io::Result<tokio::runtime::Runtime> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
     }
+    /// Whether cases may take their time: the thousand changes, the quarter of a gigabyte.
+    fn thorough(&self) -> bool {
+        true
+    }
+    /// What random choices come from.
+    fn seed(&self) -> u64 {
+        1
+    }
     /// Whether its labs have a capability; if not, why.
     ///
     /// # Errors
@@ -128,6 +206,10 @@ pub trait Lab: Send {
     }
     /// What keeps a node's files, in words, if a constructor has made any. `None` if there is nothing.
     fn traces(&self, _node: NodeId) -> Option<String> {
+        None
+    }
+    /// How a node's process ended, where it has by itself and that is not plain from its answers.
+    fn last_words(&self, _node: NodeId) -> Option<String> {
         None
     }
     /// The suite has dropped the running node, as a crash does. Waits until it is gone, and loses what a crash loses.
@@ -204,138 +286,3 @@ macro_rules! ensure {
     };
 }
 pub(crate) use ensure;
-
-/// One case.
-#[derive(Clone, Copy)]
-pub struct Case {
-    /// A sentence.
-    pub name: &'static str,
-    /// The file it stands in.
-    pub group: &'static str,
-    run: for<'a> fn(&'a dyn Backend) -> LocalBoxFuture<'a, Verdict>,
-}
-
-/// Lists every case for `$apply!`, which is given the other tokens and then `group name;` for each.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! conformance_cases {
-    ($apply:ident, $($with:tt)*) => {
-        $crate::$apply! { ($($with)*)
-            lifecycle construct_waits_for_nothing;
-            lifecycle construct_then_drop_leaves_nothing;
-            lifecycle start_returns_without_peers;
-            lifecycle start_returns_without_the_external_quorum;
-            lifecycle no_event_before_a_quorum_has_started;
-            lifecycle leader_event_follows_start;
-            lifecycle initialisation_waits_for_leader_event;
-            lifecycle initialisation_waits_for_applied_opening_entry;
-            lifecycle bad_config_fails_in_construct;
-            lifecycle unwritable_folder_fails_in_start;
-            lifecycle shutdown_ends_streams_and_is_idempotent;
-            lifecycle drop_without_shutdown_is_a_crash_and_recovers;
-            lifecycle shutdown_of_leader_hands_over_faster_than_a_kill;
-            lifecycle fresh_nodes_start_in_every_order_with_any_one_missing;
-            lifecycle used_nodes_start_in_every_order_with_any_one_missing;
-            leadership one_me_per_epoch;
-            leadership epochs_strictly_increase_across_restarts_of_all;
-            leadership opened_at_separates_epochs;
-            leadership slow_subscriber_skips_never_reorders;
-            leadership late_subscriber_gets_current_state;
-            leadership suspended_epoch_resumes_only_as_the_same_leadership;
-            leadership leader_kill_elects_within_bound;
-            leadership isolated_leader_says_unknown_within_bound;
-            leadership returning_node_does_not_depose_a_healthy_leader;
-            leadership two_of_five_down_still_leads;
-            leadership three_of_five_down_leads_nobody;
-            leadership a_thousand_leader_changes_initialise_once_each;
-            leadership one_silent_peer_holds_nobody_up;
-            log committed_is_dense_ordered_identical_everywhere;
-            log epoch_never_decreases_along_the_log;
-            log proposed_then_read_everywhere;
-            log propose_on_follower_is_refused;
-            log propose_with_another_epoch_is_refused;
-            log overtaken_leader_is_fenced;
-            log too_large_is_refused_and_limit_is_exact;
-            log queue_full_is_busy_not_memory;
-            log unknown_is_resolved_by_reading;
-            log same_bytes_twice_are_two_entries;
-            log concurrent_proposals_keep_first_poll_order;
-            log read_barrier_covers_every_ack;
-            log read_barrier_fails_without_quorum;
-            durability acked_survives_kill_of_all;
-            durability resume_after_applied_repeats_nothing;
-            durability resume_of_another_history_is_refused;
-            durability slow_sync_keeps_leadership_or_loses_it_cleanly;
-            durability failed_sync_is_fatal_not_retried;
-            durability torn_last_record_is_cut;
-            durability flipped_bit_in_the_middle_refuses_start;
-            durability disk_full_is_reported_and_recovers;
-            compaction late_reader_gets_snapshot_then_tail;
-            compaction restarted_node_gets_snapshot;
-            compaction compact_behind_newer_is_idempotent;
-            compaction compact_never_forgets_unsnapshotted;
-        }
-    };
-}
-
-#[macro_export]
-#[doc(hidden)]
-macro_rules! conformance_list {
-    (() $($group:ident $name:ident;)+) => {
-        /// Every case.
-        pub const CASES: &[Case] = &[$(Case {
-            name: stringify!($name),
-            group: stringify!($group),
-            run: |backend| Box::pin($group::$name(backend)),
-        }),+];
-    };
-}
-/// Runs one case by name and prints why it was skipped, if it was.
-///
-/// # Panics
-/// If the backend fails the case.
-pub fn check(name: &str, backend: &dyn Backend) {
-    match run(name, backend) {
-        Ok(()) => {}
-        Err(Stop::Skipped(reason)) => println!("SKIPPED {name} on {}: {reason}", backend.name()),
-        Err(Stop::Failed(reason)) => panic!("{} fails {name}: {reason}", backend.name()),
-    }
-}
-
-/// Runs one case by name, on a runtime of its own.
-///
-/// # Errors
-/// Why it ended early.
-///
-/// # Panics
-/// If there is no such case or the system has no runtime to give.
-pub fn run(name: &str, backend: &dyn Backend) -> Verdict {
-    let case = CASES.iter().find(|case| case.name == name).expect("a case of the list");
-    let runtime = backend.engine().expect("a runtime");
-    let verdict = runtime.block_on((case.run)(backend));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    verdict
-}
-
-conformance_cases! { conformance_list, }
-
-/// Makes one `#[test]` of each case, for the backend that an expression makes.
-#[macro_export]
-macro_rules! conformance {
-    ($backend:expr) => {
-        $crate::conformance_cases! { conformance_tests, $backend }
-    };
-}
-
-#[macro_export]
-#[doc(hidden)]
-macro_rules! conformance_tests {
-    (($backend:expr) $($group:ident $name:ident;)+) => {
-        $(
-            #[test]
-            fn $name() {
-                $crate::check(stringify!($name), &$backend);
-            }
-        )+
-    };
-}

@@ -22,8 +22,8 @@ fn is_leader(event: Option<LeaderEvent>) -> bool {
     event.is_some_and(|event| event.leader != Leader::Unknown)
 }
 
-pub(super) async fn construct_waits_for_nothing(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::idle(backend, 3).await;
+pub(super) async fn construct_waits_for_nothing(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::idle(backend, nodes).await;
     let mut least = Duration::MAX;
     // The best of three, because another program may hold the machine at any one of them.
     for _ in 0..3 {
@@ -35,8 +35,8 @@ pub(super) async fn construct_waits_for_nothing(backend: &dyn Backend) -> Verdic
     Ok(())
 }
 
-pub(super) async fn construct_then_drop_leaves_nothing(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::idle(backend, 1).await;
+pub(super) async fn construct_then_drop_leaves_nothing(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::idle(backend, nodes).await;
     drop(cluster.construct(NodeId(1))?);
     let traces = cluster.lab.traces(NodeId(1));
     ensure!(traces.is_none(), "a constructor left {}", traces.unwrap_or_default());
@@ -44,9 +44,9 @@ pub(super) async fn construct_then_drop_leaves_nothing(backend: &dyn Backend) ->
     cluster.leader().await.map(drop)
 }
 
-pub(super) async fn start_returns_without_peers(backend: &dyn Backend) -> Verdict {
+pub(super) async fn start_returns_without_peers(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Votes)?;
-    let mut cluster = Cluster::idle(backend, 3).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     cluster.start(NodeId(1)).await?;
     cluster.clock.sleep(cluster.lab.quiet()).await;
     let awaited = cluster.node(NodeId(1))?.status().awaited();
@@ -56,9 +56,12 @@ pub(super) async fn start_returns_without_peers(backend: &dyn Backend) -> Verdic
     Ok(())
 }
 
-pub(super) async fn start_returns_without_the_external_quorum(backend: &dyn Backend) -> Verdict {
+pub(super) async fn start_returns_without_the_external_quorum(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     needs(backend, Capability::External)?;
-    let mut cluster = Cluster::idle(backend, 3).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     cluster.lab.stop_external(true).await;
     cluster.start_all().await?;
     let silent = cluster.wait(cluster.lab.patience(), || {
@@ -74,9 +77,9 @@ pub(super) async fn start_returns_without_the_external_quorum(backend: &dyn Back
     cluster.leader().await.map(drop)
 }
 
-pub(super) async fn no_event_before_a_quorum_has_started(backend: &dyn Backend) -> Verdict {
+pub(super) async fn no_event_before_a_quorum_has_started(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Votes)?;
-    let mut cluster = Cluster::idle(backend, 3).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     cluster.start(NodeId(1)).await?;
     let event = cluster.last_event(NodeId(1));
     ensure!(!is_leader(event), "announced before anybody could lead: {event:?}");
@@ -86,35 +89,33 @@ pub(super) async fn no_event_before_a_quorum_has_started(backend: &dyn Backend) 
     Ok(())
 }
 
-pub(super) async fn leader_event_follows_start(backend: &dyn Backend) -> Verdict {
-    for size in [1, 3, 5] {
-        let mut cluster = Cluster::started(backend, size).await?;
-        let mut events: Vec<_> = Vec::new();
-        for node in cluster.living() {
-            events.push((node, cluster.node(node)?.leader_events()));
-        }
-        let led = cluster.leader().await?;
-        for (node, mut events) in events {
-            let told = async {
-                while let Some(event) = events.next().await {
-                    match event.leader {
-                        Leader::Me { .. } => return true,
-                        Leader::Other(_) => return true,
-                        Leader::Unknown => {}
-                    }
+pub(super) async fn leader_event_follows_start(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
+    let mut events: Vec<_> = Vec::new();
+    for node in cluster.living() {
+        events.push((node, cluster.node(node)?.leader_events()));
+    }
+    let led = cluster.leader().await?;
+    for (node, mut events) in events {
+        let told = async {
+            while let Some(event) = events.next().await {
+                match event.leader {
+                    Leader::Me { .. } => return true,
+                    Leader::Other(_) => return true,
+                    Leader::Unknown => {}
                 }
-                false
-            };
-            let told = cluster.within_patience("the first leader event", told).await?;
-            ensure!(told, "node {node} was never told of leader {}", led.node);
-        }
+            }
+            false
+        };
+        let told = cluster.within_patience("the first leader event", told).await?;
+        ensure!(told, "node {node} was never told of leader {}", led.node);
     }
     Ok(())
 }
 
-pub(super) async fn initialisation_waits_for_leader_event(backend: &dyn Backend) -> Verdict {
+pub(super) async fn initialisation_waits_for_leader_event(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Votes)?;
-    let mut cluster = Cluster::idle(backend, 3).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     cluster.start(NodeId(1)).await?;
     // An applier that has seen everything there will ever be: only the leader event is missing.
     let everything = Applied { index: LogIndex(u64::MAX), controller: None };
@@ -133,8 +134,11 @@ pub(super) async fn initialisation_waits_for_leader_event(backend: &dyn Backend)
     Ok(())
 }
 
-pub(super) async fn initialisation_waits_for_applied_opening_entry(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 1).await?;
+pub(super) async fn initialisation_waits_for_applied_opening_entry(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let (progress, applied) = watch::channel(Applied::default());
     let mut roles = Roles::new(cluster.node(NodeId(1))?.leader_events(), applied);
     let led = cluster.leader().await?;
@@ -164,9 +168,9 @@ pub(super) async fn initialisation_waits_for_applied_opening_entry(backend: &dyn
     }
 }
 
-pub(super) async fn bad_config_fails_in_construct(backend: &dyn Backend) -> Verdict {
+pub(super) async fn bad_config_fails_in_construct(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::BadConfig)?;
-    let mut cluster = Cluster::idle(backend, 1).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     let Some(constructor) = cluster.lab.bad_constructor() else {
         return Err(Stop::Failed("the lab has no wrong configuration".to_owned()));
     };
@@ -175,17 +179,17 @@ pub(super) async fn bad_config_fails_in_construct(backend: &dyn Backend) -> Verd
     Ok(())
 }
 
-pub(super) async fn unwritable_folder_fails_in_start(backend: &dyn Backend) -> Verdict {
+pub(super) async fn unwritable_folder_fails_in_start(backend: &dyn Backend, nodes: usize) -> Verdict {
     needs(backend, Capability::Folder)?;
-    let mut cluster = Cluster::idle(backend, 1).await;
+    let mut cluster = Cluster::idle(backend, nodes).await;
     cluster.lab.forbid_folder(NodeId(1)).await;
     let started = cluster.try_start(NodeId(1), Resume::default()).await?;
     ensure!(started.is_err(), "started without a folder to write to");
     Ok(())
 }
 
-pub(super) async fn shutdown_ends_streams_and_is_idempotent(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 1).await?;
+pub(super) async fn shutdown_ends_streams_and_is_idempotent(backend: &dyn Backend, nodes: usize) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let index = cluster.commit("entry").await?;
     let running = cluster.node(NodeId(1))?.clone();
     let mut events = running.leader_events();
@@ -205,8 +209,11 @@ pub(super) async fn shutdown_ends_streams_and_is_idempotent(backend: &dyn Backen
     Ok(())
 }
 
-pub(super) async fn drop_without_shutdown_is_a_crash_and_recovers(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 1).await?;
+pub(super) async fn drop_without_shutdown_is_a_crash_and_recovers(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     let index = cluster.commit("entry").await?;
     let mut stream = cluster.node(NodeId(1))?.committed(index);
     cluster.kill(NodeId(1)).await;
@@ -222,11 +229,14 @@ pub(super) async fn drop_without_shutdown_is_a_crash_and_recovers(backend: &dyn 
     Ok(())
 }
 
-pub(super) async fn shutdown_of_leader_hands_over_faster_than_a_kill(backend: &dyn Backend) -> Verdict {
+pub(super) async fn shutdown_of_leader_hands_over_faster_than_a_kill(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     needs(backend, Capability::HandOver)?;
     let mut took = Vec::new();
     for orderly in [true, false] {
-        let mut cluster = Cluster::started(backend, 3).await?;
+        let mut cluster = Cluster::started(backend, nodes).await?;
         cluster.commit("entry").await?;
         let led = cluster.leader().await?;
         let begun = cluster.clock.now();
@@ -268,10 +278,13 @@ fn starts() -> Vec<(Vec<NodeId>, Option<NodeId>)> {
     starts
 }
 
-pub(super) async fn fresh_nodes_start_in_every_order_with_any_one_missing(backend: &dyn Backend) -> Verdict {
+pub(super) async fn fresh_nodes_start_in_every_order_with_any_one_missing(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
     let founders = backend.can(Capability::Founders).is_ok();
     for (order, missing) in starts() {
-        let mut cluster = Cluster::idle(backend, 3).await;
+        let mut cluster = Cluster::idle(backend, nodes).await;
         for &node in &order {
             cluster.start(node).await?;
         }
@@ -305,8 +318,11 @@ pub(super) async fn fresh_nodes_start_in_every_order_with_any_one_missing(backen
     Ok(())
 }
 
-pub(super) async fn used_nodes_start_in_every_order_with_any_one_missing(backend: &dyn Backend) -> Verdict {
-    let mut cluster = Cluster::started(backend, 3).await?;
+pub(super) async fn used_nodes_start_in_every_order_with_any_one_missing(
+    backend: &dyn Backend,
+    nodes: usize,
+) -> Verdict {
+    let mut cluster = Cluster::started(backend, nodes).await?;
     cluster.commit("entry").await?;
     for (order, _) in starts() {
         cluster.kill_all().await;

@@ -13,7 +13,7 @@ use quorate_consensus_kit::{
 };
 use quorate_core::{
     consensus::{
-        Committed, CompactError, Consensus, Leader, LeaderEvents, LogIndex, MembershipChange,
+        Committed, CompactError, Consensus, Leader, LeaderEvent, LeaderEvents, LogIndex, MembershipChange,
         MembershipError, NodeId, ProposeError, Resume, Running as RunningBackend, Snapshot, StartError,
         Status, Unavailable,
     },
@@ -266,8 +266,16 @@ impl RunningBackend for Handle {
     async fn change_membership(&self, change: MembershipChange) -> Result<(), MembershipError> {
         let (done, changed) = oneshot::channel();
         let stopped = || MembershipError::Unavailable("the backend has stopped".to_owned());
+        let events = self.leader_events();
         self.commands.send(Command::Change { change, done }).await.map_err(|_| stopped())?;
-        changed.await.unwrap_or_else(|_| Err(stopped()))
+        // The engine goes on waiting for a quorum for as long as it is cut off from one.
+        tokio::select! { biased;
+            changed = changed => changed.unwrap_or_else(|_| Err(stopped())),
+            () = end_of_leadership(events) => {
+                let lost = "this node has lost its quorum; the change may still come about";
+                Err(MembershipError::Unavailable(lost.to_owned()))
+            }
+        }
     }
 
     async fn resign(&self, epoch: Epoch) {
@@ -297,4 +305,13 @@ impl RunningBackend for Handle {
         self.shared.stop();
         self.scope.kill();
     }
+}
+
+/// Resolves when a node that leads does not any more; never, on another.
+async fn end_of_leadership(mut events: LeaderEvents) {
+    let leads = |event: LeaderEvent| matches!(event.leader, Leader::Me { .. });
+    if !events.next().await.is_some_and(leads) {
+        return std::future::pending().await;
+    }
+    while events.next().await.is_some_and(leads) {}
 }

@@ -197,6 +197,94 @@ fn etcd(config: &ServerConfig, runtime: &Runtime, generation: u64) -> quorate_co
     etcd
 }
 
+/// What a backend is made of where there is no server around it: the conformance suite's nodes.
+#[cfg(feature = "conformance")]
+pub(crate) struct Bare {
+    pub(crate) node: NodeId,
+    pub(crate) directory: DirectoryId,
+    pub(crate) folder: PathBuf,
+    pub(crate) voters: BTreeMap<NodeId, String>,
+    pub(crate) options: BTreeMap<String, String>,
+    pub(crate) runtime: Runtime,
+    pub(crate) peers: PeerConnections,
+}
+
+#[cfg(feature = "conformance")]
+impl Bare {
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        let wrong = |text: &String| format!("{name}={text}: not a number");
+        self.options.get(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+    }
+}
+
+/// Constructs a backend of this build by itself, with the few options that tests need.
+///
+/// # Errors
+/// A sentence that names what cannot be.
+#[cfg(feature = "conformance")]
+pub(crate) fn bare(name: &str, bare: Bare) -> Result<Box<dyn Consensus>, String> {
+    match name {
+        #[cfg(feature = "raftrs")]
+        "raftrs" => {
+            let (voter, tail) = bare_voter(bare)?;
+            let raftrs = quorate_consensus_raftrs::Raftrs::new(voter).map_err(|error| error.to_string())?;
+            Ok(Box::new(raftrs.with_tail(tail)))
+        }
+        #[cfg(feature = "openraft")]
+        "openraft" => {
+            let (voter, tail) = bare_voter(bare)?;
+            let openraft =
+                quorate_consensus_openraft::Openraft::new(voter).map_err(|error| error.to_string())?;
+            Ok(Box::new(openraft.with_tail(tail)))
+        }
+        #[cfg(feature = "etcd")]
+        "etcd" => bare_etcd(&bare),
+        other => Err(format!("this build cannot start {other}")),
+    }
+}
+
+/// A voter, and how many entries it keeps behind a snapshot.
+#[cfg(all(feature = "conformance", any(feature = "openraft", feature = "raftrs")))]
+fn bare_voter(bare: Bare) -> Result<(quorate_consensus_kit::config::VoterConfig, u64), String> {
+    use quorate_consensus_kit::config::{Timings, VoterConfig};
+
+    let usual = Timings::default();
+    let election = bare.number("election.timeout.ms")?.map(Duration::from_millis);
+    let election_min = election.unwrap_or(usual.election_min);
+    let heartbeat = usual.heartbeat.min(election_min / 5);
+    let tail = bare.number("tail")?.unwrap_or(10_000);
+    let voter = VoterConfig {
+        node: bare.node,
+        directory_id: bare.directory,
+        folder: bare.folder,
+        voters: bare.voters,
+        incoming: bare.peers,
+        timings: Timings { heartbeat, election_min, election_max: election_min * 2 },
+        runtime: bare.runtime,
+    };
+    Ok((voter, tail))
+}
+
+#[cfg(all(feature = "conformance", feature = "etcd"))]
+fn bare_etcd(bare: &Bare) -> Result<Box<dyn Consensus>, String> {
+    use quorate_consensus_etcd::{Etcd, EtcdConfig};
+
+    let endpoints = bare.options.get("endpoints").map(String::as_str).unwrap_or_default();
+    let endpoints = items(endpoints).map(str::to_owned).collect();
+    let advertised = bare.voters.get(&bare.node).cloned().unwrap_or_default();
+    let mut etcd = EtcdConfig::new(bare.node, advertised, endpoints, bare.runtime.clone());
+    if let Some(prefix) = bare.options.get("prefix") {
+        etcd.prefix.clone_from(prefix);
+    }
+    if let Some(seconds) = bare.number("lease.ttl.s")? {
+        etcd.lease_ttl = Duration::from_secs(seconds);
+    }
+    if let Some(entries) = bare.number("keep.entries")? {
+        etcd.keep_entries = entries;
+    }
+    Ok(Box::new(Etcd::new(etcd).map_err(|error| error.to_string())?))
+}
+
 const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
     Key { name, kind, default, scope: Scope::ReadOnly, doc }
 }

@@ -31,6 +31,14 @@ pub(crate) enum Command {
     Consensus(ConsensusCommand),
     /// Print the version and the numbers of what it reads and writes.
     Version(VersionArgs),
+    /// Prove a consensus backend: run the conformance suite on it, each node a process of its own. Exit codes: 0 every
+    /// case passed, 1 a case failed, 2 wrong usage.
+    #[cfg(feature = "conformance")]
+    Conformance(ConformanceArgs),
+    /// Be one node of the conformance suite.
+    #[cfg(feature = "conformance")]
+    #[command(hide = true)]
+    ConformanceNode(ConformanceNodeArgs),
     /// Run a program that dies with the process that started this one; `dev` starts etcd so.
     #[command(hide = true)]
     Tied(TiedArgs),
@@ -227,6 +235,60 @@ pub(crate) struct VersionArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `quorate conformance`.
+#[cfg(feature = "conformance")]
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConformanceArgs {
+    /// The library to prove, an absolute path
+    #[arg(long, value_name = "PATH", conflicts_with = "consensus", required_unless_present_any = ["consensus", "list"])]
+    pub(crate) plugin: Option<PathBuf>,
+    /// The built-in backend to prove
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consensus: Option<String>,
+    /// What the suite must know of the backend, as JSON: its options, what it lacks and why
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The sizes of cluster
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,3,5")]
+    pub(crate) nodes: Vec<usize>,
+    /// What random choices come from [default: a random one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Run the full list, every case on each of its sizes, which takes minutes
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Write the outcomes to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Run only this case, or this group of cases; may be given again
+    #[arg(long = "case", value_name = "NAME")]
+    pub(crate) cases: Vec<String>,
+    /// Print the cases and the sizes of cluster that each is run on
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Where the nodes keep their files; those of failed cases stay [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Cases at once [default: three a core]
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel: Option<usize>,
+}
+
+/// `quorate conformance-node`.
+#[cfg(feature = "conformance")]
+#[derive(Args, Debug)]
+pub(crate) struct ConformanceNodeArgs {
+    /// The built-in backend.
+    #[arg(long)]
+    pub(crate) consensus: Option<String>,
+    /// The library.
+    #[arg(long)]
+    pub(crate) plugin: Option<PathBuf>,
+    /// The process that started this one.
+    #[arg(long)]
+    pub(crate) parent: u32,
 }
 
 /// `quorate tied`.

@@ -7,6 +7,12 @@ use std::{fmt, process::ExitCode};
 pub(crate) enum Failure {
     /// The configuration, or what it names, must be changed first: another try changes nothing.
     Config(String),
+    /// The command was given what it cannot do anything with.
+    #[cfg_attr(
+        not(feature = "conformance"),
+        expect(dead_code, reason = "only one command checks what it is given itself")
+    )]
+    Usage(String),
     /// Anything else.
     Failed(String),
 }
@@ -30,6 +36,9 @@ understood; 78 the configuration must be changed before another try.";
 /// `EX_CONFIG` of BSD's sysexits, which systemd's `RestartPreventExitStatus` is told.
 const CONFIG_CODE: u8 = 78;
 
+/// What the parser of the command line exits with, too.
+const USAGE_CODE: u8 = 2;
+
 /// Says what is to be said and gives the code.
 pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
@@ -37,6 +46,10 @@ pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
         Err(Failure::Failed(problem)) => {
             eprintln!("quorate: {problem}");
             ExitCode::FAILURE
+        }
+        Err(Failure::Usage(problem)) => {
+            eprintln!("quorate: {problem}");
+            ExitCode::from(USAGE_CODE)
         }
         Err(Failure::Config(problem)) => {
             eprintln!("quorate: {problem}");

@@ -5,6 +5,8 @@ mod backend;
 mod cli;
 mod client;
 mod config;
+#[cfg(feature = "conformance")]
+mod conformance;
 mod consensus;
 mod dev;
 mod exit;
@@ -44,6 +46,10 @@ fn main() -> ExitCode {
             println!("{}", version::text(args.json));
             Ok(())
         }
+        #[cfg(feature = "conformance")]
+        Command::Conformance(args) => conformance::run(&args),
+        #[cfg(feature = "conformance")]
+        Command::ConformanceNode(args) => conformance::run_node(&args),
         Command::Tied(args) => Err(tied::run(&args)),
     };
     exit::report(outcome)

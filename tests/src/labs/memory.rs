@@ -49,7 +49,7 @@ impl MemoryBackend {
         config.delay = Duration::ZERO..self.delay;
         change(&mut config);
         let cluster = MemoryCluster::new(config, clock.clone(), Rng::seeded(self.seed));
-        MemoryLab { cluster, clock }
+        MemoryLab { cluster, clock, newest: NodeId(i32::try_from(nodes).unwrap_or(i32::MAX)) }
     }
 }
 
@@ -80,7 +80,6 @@ impl Backend for MemoryBackend {
             | Capability::Memory => {
                 Err("its nodes share a process; processes of their own can do it".to_owned())
             }
-            Capability::Membership => Err("its voters are fixed".to_owned()),
             Capability::External | Capability::LostReplies => {
                 Err("it has no quorum outside of its nodes".to_owned())
             }
@@ -90,7 +89,8 @@ impl Backend for MemoryBackend {
             | Capability::Silence
             | Capability::HandOver
             | Capability::PreVote
-            | Capability::ShortTail => Ok(()),
+            | Capability::ShortTail
+            | Capability::Membership => Ok(()),
         }
     }
 
@@ -104,6 +104,7 @@ pub struct MemoryLab {
     /// The cluster.
     pub cluster: MemoryCluster,
     clock: Clock,
+    newest: NodeId,
 }
 
 #[async_trait]
@@ -139,5 +140,13 @@ impl Lab for MemoryLab {
 
     async fn silence(&mut self, node: NodeId) {
         self.cluster.cut(node);
+    }
+    async fn newcomer(&mut self) -> Option<NodeId> {
+        self.newest.0 += 1;
+        Some(self.newest)
+    }
+
+    fn endpoint(&self, node: NodeId) -> String {
+        format!("memory:{node}")
     }
 }

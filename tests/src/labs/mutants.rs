@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -110,6 +110,10 @@ pub enum Mutation {
     SilenceHoldsUp,
     /// Keeps a snapshot of what is not committed.
     SnapshotAhead,
+    /// Says that the voters have changed, and changes nothing.
+    IgnoresChanges,
+    /// A node that was removed makes the leader give up when it comes back.
+    RemovedDisturbs,
 }
 
 /// The memory backend with one rule broken.
@@ -152,6 +156,11 @@ impl Backend for Mutant {
         super::engine(self.memory.simulated)
     }
 
+    /// A fault that needs an hour to show is not what these are for.
+    fn thorough(&self) -> bool {
+        false
+    }
+
     fn can(&self, capability: Capability) -> Result<(), String> {
         self.memory.can(capability)
     }
@@ -179,6 +188,8 @@ struct Lives {
     offset: AtomicU64,
     /// A node was silenced.
     silenced: AtomicBool,
+    /// The node that was removed last.
+    removed: AtomicI32,
 }
 
 struct MutantLab {
@@ -253,6 +264,14 @@ impl Lab for MutantLab {
         self.lives.silenced.store(true, Ordering::SeqCst);
         self.inner.silence(node).await;
     }
+
+    async fn newcomer(&mut self) -> Option<NodeId> {
+        self.inner.newcomer().await
+    }
+
+    fn endpoint(&self, node: NodeId) -> String {
+        self.inner.endpoint(node)
+    }
 }
 
 /// A mutant that does not run.
@@ -277,6 +296,10 @@ impl Consensus for Idle {
             self.lives.offset.store(newest.0, Ordering::SeqCst);
         }
         self.lives.started.fetch_add(1, Ordering::SeqCst);
+        let removed = self.lives.removed.load(Ordering::SeqCst) == self.node.0;
+        if self.mutation == Mutation::RemovedDisturbs && removed {
+            self.cluster.depose();
+        }
         if self.mutation == Mutation::StartAwaitsLeader {
             let _ = inner.leader_events().next().await;
         }

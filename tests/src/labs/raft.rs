@@ -83,7 +83,6 @@ impl Backend for RaftBackend {
             | Capability::Memory => {
                 Err("its nodes share a process; processes of their own can do it".to_owned())
             }
-            Capability::Membership => Err("changes of voters are tested beside the engine".to_owned()),
             Capability::External | Capability::LostReplies => {
                 Err("it has no quorum outside of its nodes".to_owned())
             }
@@ -101,6 +100,7 @@ struct RaftLab {
     clock: Clock,
     rng: Rng,
     network: SimulatedNetwork,
+    /// Those that every configuration lists.
     voters: BTreeMap<NodeId, String>,
     machines: BTreeMap<NodeId, Machine>,
 }
@@ -125,14 +125,7 @@ impl RaftLab {
         network.set_delay(Duration::from_micros(100)..Duration::from_millis(2));
         let ids = (1..=nodes).map(NodeId);
         let voters = ids.clone().map(|node| (node, format!("{}:{PORT}", name(node)))).collect();
-        let machine = |node| {
-            let disk = SimulatedDisk::new(clock.clone(), rng.clone());
-            disk.mount(Path::new("/data")).expect("a volume");
-            disk.set_sync_delay(SYNC.0, SYNC.1);
-            let directory = DirectoryId(rng.uuid());
-            (node, Machine { disk, directory, process: None, flipped: None })
-        };
-        let machines = ids.map(machine).collect();
+        let machines = ids.map(|node| (node, Machine::new(&clock, &rng))).collect();
         Self { make: backend.make, clock, rng, network, voters, machines }
     }
 
@@ -187,6 +180,13 @@ impl RaftLab {
 }
 
 impl Machine {
+    fn new(clock: &Clock, rng: &Rng) -> Self {
+        let disk = SimulatedDisk::new(clock.clone(), rng.clone());
+        disk.mount(Path::new("/data")).expect("a volume");
+        disk.set_sync_delay(SYNC.0, SYNC.1);
+        Self { disk, directory: DirectoryId(rng.uuid()), process: None, flipped: None }
+    }
+
     /// The newest segment of the log that holds a batch, and its length.
     fn written_segment(&self) -> (PathBuf, u64) {
         let folder = Path::new(FOLDER).join("log");
@@ -262,14 +262,14 @@ impl Lab for RaftLab {
     }
 
     async fn cut(&mut self, node: NodeId) {
-        for other in self.voters.keys().filter(|other| **other != node) {
+        for other in self.machines.keys().filter(|other| **other != node) {
             self.network.cut(&name(node), &name(*other));
             self.network.cut(&name(*other), &name(node));
         }
     }
 
     async fn heal(&mut self, node: NodeId) {
-        for other in self.voters.keys().filter(|other| **other != node) {
+        for other in self.machines.keys().filter(|other| **other != node) {
             self.network.heal(&name(node), &name(*other));
             self.network.heal(&name(*other), &name(node));
         }
@@ -301,5 +301,20 @@ impl Lab for RaftLab {
             DiskFault::FlippedBit => machine.flip(),
             DiskFault::Healed => machine.heal(),
         }
+    }
+    async fn newcomer(&mut self) -> Option<NodeId> {
+        let node = NodeId(self.machines.keys().next_back()?.0 + 1);
+        self.machines.insert(node, Machine::new(&self.clock, &self.rng));
+        Some(node)
+    }
+
+    fn endpoint(&self, node: NodeId) -> String {
+        format!("{}:{PORT}", name(node))
+    }
+
+    async fn wipe(&mut self, node: NodeId) {
+        self.end(node);
+        let machine = Machine::new(&self.clock, &self.rng);
+        self.machines.insert(node, machine);
     }
 }

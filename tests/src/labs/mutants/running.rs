@@ -263,6 +263,12 @@ impl Running for MutantRunning {
     }
 
     async fn change_membership(&self, change: MembershipChange) -> Result<(), MembershipError> {
+        if self.mutation() == Mutation::IgnoresChanges {
+            return Ok(());
+        }
+        if let MembershipChange::Remove(node) = change {
+            self.mutant.lives.removed.store(node.0, Ordering::SeqCst);
+        }
         self.inner.change_membership(change).await
     }
 
