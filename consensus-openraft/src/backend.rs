@@ -79,7 +79,7 @@ impl Consensus for Openraft {
             commands,
         };
         if let Phase::Final(charter) = phase {
-            let recovered = build(&folder, charter, &shared, &runtime, resume).await?;
+            let recovered = build((&folder, directory), charter, &shared, &runtime, resume).await?;
             runtime.tasks.spawn(guarded(shared.clone(), starter.run_with(recovered)));
         } else {
             runtime.tasks.spawn(guarded(shared.clone(), starter.run()));

@@ -13,8 +13,10 @@ use quorate_core::runtime::{Moment, Rng};
 pub(crate) struct Election {
     timings: Timings,
     rng: Rng,
-    /// When a leader, or a candidate that was given the vote, was heard last.
+    /// When a leader, or a candidate that was given the vote, was heard last; before that, when this node started.
     heard: Moment,
+    /// Whether any was.
+    has_heard: bool,
     /// When to do something about a silence.
     due: Moment,
     quiet_until: Moment,
@@ -22,15 +24,21 @@ pub(crate) struct Election {
 
 impl Election {
     pub(crate) fn new(timings: Timings, rng: Rng, now: Moment) -> Self {
-        let mut election = Self { timings, rng, heard: now, due: now, quiet_until: now };
-        election.hear(now);
+        let mut election = Self { timings, rng, heard: now, has_heard: false, due: now, quiet_until: now };
+        election.tried(now);
         election
     }
 
     /// A leader was heard, or a candidate given the vote.
     pub(crate) fn hear(&mut self, now: Moment) {
         self.heard = now;
+        self.has_heard = true;
         self.due = now.plus(self.draw());
+    }
+
+    /// Does not wait for a silence.
+    pub(crate) fn hasten(&mut self, now: Moment) {
+        self.due = now;
     }
 
     /// Whether to ask for votes now.
@@ -56,7 +64,7 @@ impl Election {
 
     /// Whether another node may have this node's vote: not while a leader is heard.
     pub(crate) fn would_vote(&self, now: Moment) -> bool {
-        self.silence(now) >= self.timings.election_min
+        !self.has_heard || self.silence(now) >= self.timings.election_min
     }
 
     /// How long no leader was heard.
@@ -86,6 +94,8 @@ mod tests {
     #[test]
     fn a_node_that_hears_its_leader_neither_asks_for_votes_nor_gives_one() {
         let mut election = Election::new(Timings::default(), Rng::seeded(1), at(0));
+        assert!(election.would_vote(at(0)), "nobody was heard yet");
+        election.hear(at(0));
         for beat in 0..100 {
             assert!(!election.is_due(at(beat * 100 + 99)) && !election.would_vote(at(beat * 100 + 99)));
             election.hear(at(beat * 100 + 100));

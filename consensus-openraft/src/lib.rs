@@ -6,8 +6,9 @@
 //!
 //! What openraft 0.9 lacks is done here, by messages that any Raft node must bear with:
 //! - Its election timeout is drawn once in a process, so that two nodes may collide for ever. `election` draws it anew.
-//! - It has no check of the quorum. A leader that no quorum has answered for an election timeout says that it does not
-//!   know who leads, and takes no proposals; it may resume the same epoch.
+//! - It can be initialised only before it gives a vote. Founding writes what it would write (`engine::founding`).
+//! - It has no check of the quorum. A leader that no quorum has answered for the least election timeout says that it
+//!   does not know who leads, and takes no proposals; it may resume the same epoch.
 //! - It has no Pre-Vote. Before a node asks for votes, it asks the others whether they would vote (`election`).
 //! - It has no transfer of leadership and no way to step down. A leader that resigns tells itself and the others that a
 //!   higher term has begun in which nobody has a vote yet, and asks the one that has its whole log to campaign.

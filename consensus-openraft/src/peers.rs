@@ -58,8 +58,6 @@ pub(crate) struct View {
     /// For a leader: the time since a quorum has answered, when this was reported.
     pub(crate) quorum_age: Option<Duration>,
     pub(crate) matched: BTreeMap<NodeId, LogIndex>,
-    /// Nothing was written and no vote given yet.
-    pub(crate) pristine: bool,
     /// Why openraft has ended.
     pub(crate) ended: Option<String>,
 }
@@ -75,7 +73,6 @@ impl View {
             last: LogIndex(metrics.last_log_index.map_or(0, |index| index.saturating_add(1))),
             quorum_age: metrics.millis_since_quorum_ack.map(Duration::from_millis),
             matched: matched.collect(),
-            pristine: metrics.last_log_index.is_none() && metrics.vote == Vote::default(),
             ended: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

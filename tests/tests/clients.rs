@@ -244,6 +244,15 @@ fn clients_and_tools_work_on_raftrs() {
     all(Cluster::start(3, &Backend::Raftrs));
 }
 
+/// Clients do not see the backend; that it is there at all, and comes back, is enough.
+#[test]
+fn clients_work_on_openraft() {
+    let mut cluster = Cluster::start(3, &Backend::Openraft);
+    cluster.wait_ready();
+    kcat_writes_every_codec(&cluster);
+    a_data_set_survives_the_death_of_all_nodes(&mut cluster);
+}
+
 #[test]
 fn clients_and_tools_work_on_etcd() {
     let etcd = EtcdServer::start();

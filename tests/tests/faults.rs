@@ -71,6 +71,9 @@ fn a_folder_of_another_node_cluster_or_backend_is_refused_with_the_reason() {
     fs::write(&properties, other).unwrap();
     cluster.node(2).start();
     refuses(&mut cluster, 2, &["raftrs", "etcd"]);
+    fs::write(&properties, text.replace("consensus=raftrs", "consensus=openraft")).unwrap();
+    cluster.node(2).start();
+    refuses(&mut cluster, 2, &["raftrs", "openraft"]);
     fs::write(&properties, &text).unwrap();
 
     // The folder of another node.
@@ -260,7 +263,13 @@ fn a_full_disk_refuses_writes_and_keeps_reads() {
 
 #[test]
 fn a_terminated_leader_hands_over_and_ends_with_0() {
-    let mut cluster = Cluster::start(3, &Backend::Raftrs);
+    for backend in [Backend::Raftrs, Backend::Openraft] {
+        a_terminated_leader_hands_over(&backend);
+    }
+}
+
+fn a_terminated_leader_hands_over(backend: &Backend) {
+    let mut cluster = Cluster::start(3, backend);
     cluster.wait_ready();
     cluster.create_topic("handed", 3, 3);
     kcat_produce(&cluster.bootstrap(), "handed", 0, &[], "a:1\n");

@@ -108,3 +108,21 @@ pub async fn a_voter_whose_consensus_folder_alone_was_emptied_is_no_voter_either
     let missing = lab.running(lab.leader().unwrap().0).status().awaited();
     assert!(missing.contains("was emptied"), "{missing}");
 }
+
+pub async fn a_founder_that_is_lost_right_after_the_founding_is_not_missed(backend: Backend) {
+    let mut founded = 0;
+    for operations in 0..60 {
+        let mut lab = Lab::new(backend, operations, &[0, 1, 2]);
+        lab.disk(0).cut_power_after(operations);
+        lab.start_all_that_can().await;
+        lab.clock.sleep(SECOND).await;
+        lab.crash(0, Keep::None);
+        if [1, 2].into_iter().all(|node| lab.running(node).status().log_id.is_some()) {
+            founded += 1;
+            lab.elected(10 * SECOND).await;
+            lab.commit("without it").await;
+        }
+    }
+    println!("{founded} clusters were founded and lost a founder at once");
+    assert!(founded > 10, "{founded}");
+}

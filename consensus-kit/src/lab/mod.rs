@@ -398,6 +398,7 @@ macro_rules! lab_tests {
             paused founders::lists_that_differ_hold_the_founding_up_and_say_so;
             paused founders::a_node_that_is_no_voter_waits_to_be_added;
             paused founders::a_voter_whose_consensus_folder_alone_was_emptied_is_no_voter_either;
+            paused founders::a_founder_that_is_lost_right_after_the_founding_is_not_missed;
             paused members::a_new_node_learns_then_votes;
             paused members::a_removed_follower_does_not_disturb;
             paused members::a_leader_that_is_to_go_hands_over_first;

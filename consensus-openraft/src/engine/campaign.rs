@@ -1,4 +1,4 @@
-//! The first leader of a cluster, and each later one: who asks for votes, and when.
+//! Who asks for votes, and when.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,33 +11,16 @@ use super::{Engine, Order};
 use crate::{
     peers::Peers,
     transport::{Answer, Request},
-    types::{founders, place_of},
+    types::place_of,
 };
 
 impl Engine {
-    /// Gives openraft the founders, once, while it is as fresh as the cluster. One of them does it at once, and asks for
-    /// the first votes by it; the others only if they hear nothing. All of them write the same first entry.
-    pub(super) fn drive_founding(&mut self, now: Moment) {
-        if self.state.initialized || !self.state.view.pristine {
-            return;
+    /// In a cluster that has just been founded one node does not wait for a silence: nobody has led yet.
+    pub(super) fn begin(&self) {
+        let first = self.peers.founders.keys().next();
+        if self.state.view.term == 0 && first == Some(&self.me) {
+            self.peers.election.lock().hasten(self.state.started);
         }
-        let members = &self.peers.founders;
-        if members.get(&self.me).is_none_or(|member| member.directory != self.directory) {
-            return;
-        }
-        let first = members.keys().next() == Some(&self.me);
-        if !first && self.silence(now) < self.timings.election_max {
-            return;
-        }
-        self.state.initialized = true;
-        self.peers.election.lock().tried(now);
-        let (raft, members) = (self.raft.clone(), founders(members));
-        self.runtime.tasks.spawn(async move {
-            // Another founder may have been faster.
-            if let Err(error) = raft.initialize(members).await {
-                tracing::debug!(%error, "the cluster has begun already");
-            }
-        });
     }
 
     /// Asks the others whether they would vote for this node, and then for their votes.
@@ -53,7 +36,7 @@ impl Engine {
             self.state.canvass = None;
             return;
         }
-        if self.leads() || self.state.view.pristine || !self.is_voter() || !self.is_responsive(now) {
+        if self.leads() || !self.is_voter() || !self.is_responsive(now) {
             return;
         }
         let membership = self.membership();

@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use openraft::ChangeMembers;
+use openraft::{
+    ChangeMembers,
+    error::{ChangeMembershipError, ClientWriteError, RaftError},
+};
 use quorate_consensus_kit::{
     change::{Change, Changed, Need, Situation},
     membership::{Member, MemberChange},
 };
 use quorate_core::{
     consensus::{MembershipChange, MembershipError},
-    ids::{Epoch, LogIndex},
+    ids::{Epoch, LogIndex, NodeId},
     runtime::{Clock, Moment},
 };
 use tokio::sync::oneshot;
@@ -92,33 +95,33 @@ impl Engine {
                 change.finish(Err(MembershipError::NotLeader));
                 return self.hand_over(now);
             }
-            Need::Append(step) => self.take_step(self.with_since(step)),
+            Need::Append(step) => self.take_step(self.step(step)),
         }
         self.state.change = Some(change);
     }
 
-    /// The entry that makes a node a member is not appended yet; its index is not below this one.
-    fn with_since(&self, step: MemberChange) -> MemberChange {
-        match step {
+    /// The step in openraft's words.
+    fn step(&self, change: MemberChange) -> Step {
+        let (_, members) = self.peers.members();
+        match change {
+            // The entry that makes it a member is not appended yet; its index is not below this one.
             MemberChange::AddLearner(node, member) => {
-                MemberChange::AddLearner(node, Member { since: self.state.view.last.next(), ..member })
+                Step::AddLearner(node, Member { since: self.state.view.last.next(), ..member })
             }
-            other => other,
+            MemberChange::Promote(node) => Step::Promote(node),
+            MemberChange::Remove(node) if members.voter_ids().any(|voter| voter == raft_id(node)) => {
+                Step::RemoveVoter(node)
+            }
+            MemberChange::Remove(node) => Step::RemoveLearner(node),
         }
     }
 
-    fn take_step(&mut self, step: MemberChange) {
+    fn take_step(&mut self, step: Step) {
         let (done, outcome) = oneshot::channel();
         self.state.step = Some(outcome);
         let (raft, clock, pause) = (self.raft.clone(), self.runtime.clock.clone(), self.timings.heartbeat);
-        let votes = |node| {
-            let (_, members) = self.peers.members();
-            members.voter_ids().any(|voter| voter == raft_id(node))
-        };
-        let is_voter = matches!(&step, MemberChange::Remove(node) if votes(*node));
         self.runtime.tasks.spawn(async move {
-            let stepping = step_of(&raft, &clock, pause, (step, is_voter));
-            let stepped = clock.timeout(CATCHING_UP, stepping).await;
+            let stepped = clock.timeout(CATCHING_UP, step.take(&raft, &clock, pause)).await;
             // The engine may have given it up.
             let _gone = done.send(stepped.unwrap_or_else(|_| Err("no quorum".to_owned())));
         });
@@ -130,46 +133,50 @@ impl Engine {
         let half = members.membership().get_joint_config().len() > 1;
         if half && self.leads() && self.state.step.is_none() && self.is_responsive(now) {
             tracing::info!(entry = at.0, "a change of the voters is half done; finishing it");
-            self.take_step(MemberChange::Remove(quorate_core::ids::NodeId(-1)));
+            self.take_step(Step::Finish);
         }
     }
 }
 
-/// Takes one step, waiting for the step before it to be committed.
-async fn step_of(
-    raft: &Raft,
-    clock: &Clock,
-    pause: Duration,
-    (step, is_voter): (MemberChange, bool),
-) -> Result<LogIndex, String> {
-    use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+/// What openraft is asked to do about the members.
+enum Step {
+    AddLearner(NodeId, Member),
+    Promote(NodeId),
+    RemoveVoter(NodeId),
+    RemoveLearner(NodeId),
+    /// What another leader has half done.
+    Finish,
+}
 
-    loop {
-        let stepped = match step.clone() {
-            MemberChange::AddLearner(node, member) => raft.add_learner(raft_id(node), member, false).await,
-            MemberChange::Promote(node) => {
-                let promoted = ChangeMembers::AddVoterIds(BTreeSet::from([raft_id(node)]));
-                raft.change_membership(promoted, true).await
+impl Step {
+    /// Takes the step, once the step before it is committed.
+    async fn take(&self, raft: &Raft, clock: &Clock, pause: Duration) -> Result<LogIndex, String> {
+        let only = |node: &NodeId| BTreeSet::from([raft_id(*node)]);
+        loop {
+            let taken = match self {
+                Self::AddLearner(node, member) => {
+                    raft.add_learner(raft_id(*node), member.clone(), false).await
+                }
+                Self::Promote(node) => {
+                    raft.change_membership(ChangeMembers::AddVoterIds(only(node)), true).await
+                }
+                Self::RemoveVoter(node) => {
+                    raft.change_membership(ChangeMembers::RemoveVoters(only(node)), false).await
+                }
+                Self::RemoveLearner(node) => {
+                    raft.change_membership(ChangeMembers::RemoveNodes(only(node)), false).await
+                }
+                Self::Finish => {
+                    raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await
+                }
+            };
+            match taken {
+                Ok(done) => return Ok(index_of(&done.log_id)),
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_),
+                ))) => clock.sleep(pause).await,
+                Err(error) => return Err(error.to_string()),
             }
-            // Nobody is removed by it, but what is half done is finished.
-            MemberChange::Remove(node) if node.0 < 0 => {
-                raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await
-            }
-            MemberChange::Remove(node) if is_voter => {
-                let removed = ChangeMembers::RemoveVoters(BTreeSet::from([raft_id(node)]));
-                raft.change_membership(removed, false).await
-            }
-            MemberChange::Remove(node) => {
-                let removed = ChangeMembers::RemoveNodes(BTreeSet::from([raft_id(node)]));
-                raft.change_membership(removed, false).await
-            }
-        };
-        match stepped {
-            Ok(done) => return Ok(index_of(&done.log_id)),
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                ChangeMembershipError::InProgress(_),
-            ))) => clock.sleep(pause).await,
-            Err(error) => return Err(error.to_string()),
         }
     }
 }

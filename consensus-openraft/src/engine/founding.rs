@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use parking_lot::Mutex;
 use quorate_consensus_kit::{
     founding::{Charter, Phase},
-    log::{Log, LogError, Vote},
+    log::{Batch, Log, LogError, Vote},
     opening::{Opened, of_log, open},
     shared::History,
     transport::Event,
@@ -27,7 +27,7 @@ use crate::{
     peers::{Peers, View},
     runtime::within,
     storage::Store,
-    types::{Entry, Members, Payload, place_of, raft_id, snapshot_meta},
+    types::{Configs, Entry, Members, Payload, Place, founders, place_of, raft_id, snapshot_meta},
 };
 
 /// Everything that an engine is made of.
@@ -52,7 +52,7 @@ pub(crate) struct Recovered {
 
 /// Opens snapshots and log of a founded cluster.
 pub(crate) async fn build(
-    folder: &Path,
+    (folder, directory): (&Path, DirectoryId),
     charter: Charter,
     shared: &Shared,
     runtime: &Runtime,
@@ -60,6 +60,10 @@ pub(crate) async fn build(
 ) -> Result<Recovered, StartError> {
     let Opened { log, snapshots, vote } =
         open((folder, &charter), (&shared.founding, shared.tail), runtime, resume).await?;
+    let is_founder = charter.founders.get(&shared.me).is_some_and(|founder| founder.directory == directory);
+    if is_founder && log.last().index == LogIndex(0) {
+        initialize(&log, &charter).await.map_err(of_log)?;
+    }
     let (at, members) = match snapshots.newest() {
         Some(newest) => {
             let meta = snapshot_meta(&newest.meta(), newest.engine()).ok_or_else(|| {
@@ -73,6 +77,15 @@ pub(crate) async fn build(
     replay(&log, &mut history, at, vote.commit).map_err(of_log)?;
     let parts = Parts { log, snapshots: Arc::new(snapshots), history: Arc::new(Mutex::new(history)) };
     Ok(Recovered { charter, parts, vote })
+}
+
+/// Writes the entry that openraft's `initialize` would write, which names the founders: the same one on every founder.
+/// openraft itself refuses to be initialised once it has given a vote; so if one founder began, got the votes of the
+/// others and was lost, these could never begin by themselves.
+async fn initialize(log: &Log, charter: &Charter) -> Result<(), LogError> {
+    let founders = Configs::from(founders(&charter.founders));
+    let entry = Entry { log_id: Place::default(), payload: Payload::Members(founders) };
+    log.write(Batch { entries: vec![entry.to_kit()], ..Batch::default() }).await
 }
 
 /// Follows the changes of the members between a snapshot and the last entry that is known to be committed.
@@ -106,7 +119,7 @@ impl Starter {
             Err(sentence) => return self.shared.fail(sentence),
         };
         let (shared, runtime) = (self.shared.clone(), self.runtime.clone());
-        match build(&self.folder, charter, &shared, &runtime, Resume::default()).await {
+        match build((&self.folder, self.directory), charter, &shared, &runtime, Resume::default()).await {
             Ok(recovered) => self.run_with(recovered).await,
             Err(error) => shared.fail(error.to_string()),
         }
@@ -126,11 +139,11 @@ impl Starter {
         let (shared, tasks) = (self.shared.clone(), self.runtime.tasks.clone());
         let now = self.runtime.clock.now();
         let election = Election::new(self.timings, self.runtime.rng.clone(), now);
-        let founders = charter.founders.clone();
-        let peers = Peers::new((shared.clone(), parts.clone()), founders.clone(), election, tasks.clone());
+        let members = charter.founders;
+        let peers = Peers::new((shared.clone(), parts.clone()), members.clone(), election, tasks.clone());
         let store = Store::new(shared.clone(), parts.clone(), vote.commit);
         let applied = parts.log.point(vote.commit).and_then(place_of);
-        let machine = Machine::new(shared.clone(), parts.clone(), founders, applied, store.begins());
+        let machine = Machine::new(shared.clone(), parts.clone(), members, applied, store.begins());
         let opened = machine.opened();
         shared.transport.set_snapshots(parts.snapshots.clone());
         shared.transport.set_members(&peers.membership(), peers.members().0);

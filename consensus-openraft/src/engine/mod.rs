@@ -60,7 +60,6 @@ struct State {
     next_beat: Moment,
     /// The outcome of the question whether the others would vote for this node.
     canvass: Option<oneshot::Receiver<bool>>,
-    initialized: bool,
     change: Option<Change>,
     /// A step of the change that openraft takes.
     step: Option<oneshot::Receiver<Result<LogIndex, String>>>,
@@ -93,7 +92,6 @@ impl State {
             next_tick: now,
             next_beat: now,
             canvass: None,
-            initialized: false,
             change: None,
             step: None,
             resigning: Vec::new(),
@@ -107,6 +105,7 @@ impl State {
 impl Engine {
     /// Runs until the backend is shut down, killed, or fails for good.
     pub(crate) async fn run(mut self) {
+        self.begin();
         loop {
             self.wait().await;
             if let Some(ended) = self.state.view.ended.take() {
@@ -173,7 +172,6 @@ impl Engine {
         let now = self.runtime.clock.now();
         self.beat(now);
         self.announce(now);
-        self.drive_founding(now);
         self.drive_campaign(now);
         self.drive_change(now);
         self.drive_leaving(now);
@@ -219,10 +217,11 @@ impl Engine {
         self.shared.announcer.announce(epoch, leader);
     }
 
-    /// A leader has applied what opens its epoch, and a quorum has answered it lately: openraft leads for ever.
+    /// A leader has applied what opens its epoch, and a quorum has answered it so lately that no other node can lead:
+    /// openraft itself leads for ever.
     fn own_leadership(&self, epoch: Epoch, now: Moment) -> Leader {
         let age = self.state.view.quorum_age.map(|age| age + now.since(self.state.reported));
-        let is_heard = age.is_some_and(|age| age <= self.timings.election_max);
+        let is_heard = age.is_some_and(|age| age + self.timings.tick() <= self.timings.election_min);
         match *self.opened.lock() {
             Some((opened, opened_at)) if opened == epoch && is_heard => Leader::Me { opened_at },
             _ => Leader::Unknown,

@@ -3,6 +3,8 @@
 //! Time is simulated, but chance is not all ours: openraft waits by a `select!` of tokio's that is not biased. A run cannot
 //! be repeated bit by bit, and no test here claims that it can.
 
+mod suite;
+
 use bytes::Bytes;
 use openraft::{Vote, raft::VoteRequest};
 use quorate_consensus_kit::lab::Backend;
