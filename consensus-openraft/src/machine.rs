@@ -77,10 +77,7 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut applied = Vec::new();
-        for entry in entries {
-            applied.push(self.apply_one(entry));
-        }
+        let applied = entries.into_iter().map(|entry| self.apply_one(entry)).collect();
         self.shared.publish(last_index(self.applied.as_ref()));
         Ok(applied)
     }
@@ -127,6 +124,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "the error is openraft's")]
 fn newest(parts: &Parts) -> Result<Option<Snapshot>, StorageError> {
     let Some(file) = parts.snapshots.newest() else { return Ok(None) };
     let unnamed = || {

@@ -144,13 +144,13 @@ mod tests {
         let scope = TaskScope::single_threaded();
         let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
         within(&scope, async {
-            ScopedRuntime::spawn(async {
-                ScopedRuntime::spawn(async move {
+            let _outer = ScopedRuntime::spawn(async {
+                let inner = ScopedRuntime::spawn(async move {
                     let _alive = alive;
                     std::future::pending::<()>().await;
-                })
-                .await
-            })
+                });
+                inner.await
+            });
         })
         .await;
         tokio::task::yield_now().await;

@@ -69,17 +69,17 @@ impl Store {
         KitVote { commit: vote.commit.max(*self.committed.lock()), ..vote }
     }
 
+    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
     fn entries(&self, from: LogIndex, to: LogIndex, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
         let entries = self.parts.log.entries(from, to, max_bytes).map_err(|error| self.failed(&error))?;
-        let read = entries.into_iter().map(|entry| {
+        let mut read = Vec::with_capacity(entries.len());
+        for entry in entries {
             let index = entry.index;
-            Entry::of_kit(entry).ok_or_else(|| {
-                self.failed(&LogError::Damaged(format!(
-                    "entry {index} is not of a kind that this program knows"
-                )))
-            })
-        });
-        read.collect()
+            let unknown =
+                || LogError::Damaged(format!("entry {index} is not of a kind that this program knows"));
+            read.push(Entry::of_kit(entry).ok_or_else(|| self.failed(&unknown()))?);
+        }
+        Ok(read)
     }
 
     /// Begins the log anew behind the newest snapshot, which ends at `upto`.

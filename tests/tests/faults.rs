@@ -264,21 +264,17 @@ fn a_full_disk_refuses_writes_and_keeps_reads() {
 #[test]
 fn a_terminated_leader_hands_over_and_ends_with_0() {
     for backend in [Backend::Raftrs, Backend::Openraft] {
-        a_terminated_leader_hands_over(&backend);
+        let mut cluster = Cluster::start(3, &backend);
+        cluster.wait_ready();
+        cluster.create_topic("handed", 3, 3);
+        kcat_produce(&cluster.bootstrap(), "handed", 0, &[], "a:1\n");
+        let leaders = cluster.leaders("handed");
+        let leader = u32::try_from(leaders[0]).unwrap();
+        assert_eq!(cluster.node(leader).terminate(), Some(0));
+        let now = cluster.leaders("handed");
+        assert!(now.iter().all(|id| *id > 0 && *id != i64::from(leader)), "{backend:?}: {now:?}");
+        kcat_produce(&cluster.bootstrap(), "handed", 0, &[], "b:2\n");
     }
-}
-
-fn a_terminated_leader_hands_over(backend: &Backend) {
-    let mut cluster = Cluster::start(3, backend);
-    cluster.wait_ready();
-    cluster.create_topic("handed", 3, 3);
-    kcat_produce(&cluster.bootstrap(), "handed", 0, &[], "a:1\n");
-    let leaders = cluster.leaders("handed");
-    let leader = u32::try_from(leaders[0]).unwrap();
-    assert_eq!(cluster.node(leader).terminate(), Some(0));
-    let now = cluster.leaders("handed");
-    assert!(now.iter().all(|id| *id > 0 && *id != i64::from(leader)), "{now:?}");
-    kcat_produce(&cluster.bootstrap(), "handed", 0, &[], "b:2\n");
 }
 
 #[test]
