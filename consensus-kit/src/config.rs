@@ -86,6 +86,19 @@ impl VoterConfig {
 }
 
 impl Timings {
+    /// The usual timings, or those that go with a least election timeout in milliseconds.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] if the text is not a number.
+    pub fn with_election_timeout_ms(text: Option<&str>) -> Result<Self, StartError> {
+        let usual = Self::default();
+        let Some(text) = text else { return Ok(usual) };
+        let wrong = |_| StartError::Config(format!("election.timeout.ms: '{text}' is not a number"));
+        let election_min = Duration::from_millis(text.parse().map_err(wrong)?);
+        let heartbeat = usual.heartbeat.min(election_min / 5);
+        Ok(Self { heartbeat, election_min, election_max: election_min.saturating_mul(2) })
+    }
+
     fn check(&self) -> Result<(), StartError> {
         let problem = if self.heartbeat < Duration::from_millis(2) {
             "the heartbeat interval must be 2 ms or more"

@@ -18,6 +18,7 @@ pub mod founding;
     reason = "these are tests, whose names are sentences, and what is wrong in them is to end them"
 )]
 pub mod lab;
+pub mod listening;
 pub mod log;
 pub mod membership;
 pub mod opening;

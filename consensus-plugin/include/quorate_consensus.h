@@ -107,8 +107,8 @@ typedef struct qc_resume {
     uint8_t log_id[16];  /* the log that the host's state came from */
     uint64_t applied;    /* durable at the host: entries up to here are never asked for again */
     /* The history at `applied`: chain(0) is the log's id, and chain(n) is the first 16 bytes of SHA-256 of
-     * chain(n - 1), the entry's epoch as 8 bytes big-endian, and the entry's data. A backend whose log says otherwise
-     * answers QC_FOREIGN, or becomes fatal (see `status`) where it can see its log only later. */
+     * chain(n - 1), the entry's epoch as 8 bytes big-endian, and the entry's data. Where `applied` is 0 it says
+     * nothing. A backend whose log says otherwise answers QC_FOREIGN, or becomes fatal (see `status`) where it can see its log only later. */
     uint8_t chain[16];
 } qc_resume;
 QC_ASSERT_SIZE(qc_resume, 48);

@@ -33,7 +33,7 @@ impl author::Author for Joined {
     const CAPABILITIES: &'static [Capability] = &[Capability::Founders, Capability::Membership];
     const ENTRY_BYTES: u64 = 1 << 20;
 
-    fn new(config: PluginConfig) -> Result<Box<dyn Consensus>, StartError> {
+    fn construct(config: PluginConfig) -> Result<Box<dyn Consensus>, StartError> {
         let name =
             config.option("cluster").ok_or_else(|| StartError::Config("cluster is not set".to_owned()))?;
         assert_ne!(name, "panic", "asked for");

@@ -40,13 +40,13 @@ fn build(folder: &TempDir, source: &str, defines: &[&str]) -> PathBuf {
 }
 
 fn refused(defines: &[&str]) -> LoadError {
-    let folder = tempfile::tempdir().unwrap();
-    Library::open(&build(&folder, "hostile.c", defines)).unwrap_err()
+    let folder = tempfile::tempdir().expect("a folder");
+    Library::open(&build(&folder, "hostile.c", defines)).expect_err("a refusal")
 }
 
 fn construct(does: &str) -> Result<Box<dyn Consensus>, StartError> {
-    let folder = tempfile::tempdir().unwrap();
-    let library = Library::open_with(&build(&folder, "hostile.c", &[]), SHORT).unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    let library = Library::open_with(&build(&folder, "hostile.c", &[]), SHORT).expect("a library");
     let config = format!(
         r#"{{"node":1,"directory_id":"67e55044-10b1-426f-9247-bb680e5fe0c8","folder":"/f","options":{{"does":"{does}"}}}}"#
     );
@@ -54,7 +54,8 @@ fn construct(does: &str) -> Result<Box<dyn Consensus>, StartError> {
 }
 
 async fn start(does: &str) -> Arc<dyn Running> {
-    construct(does).unwrap().start(Resume::default()).await.unwrap()
+    let idle = construct(does).expect("a node");
+    idle.start(Resume::default()).await.expect("a running node")
 }
 
 async fn in_time<F: Future>(future: F) -> F::Output {
@@ -72,7 +73,7 @@ async fn failure(running: &dyn Running) -> String {
 
 #[test]
 fn what_is_no_library_is_refused_with_a_sentence() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let text = folder.path().join("libtext.so");
     fs::write(&text, "not a library").unwrap();
     let error = Library::open(&text).unwrap_err();
@@ -106,7 +107,7 @@ fn a_shorter_table_and_one_with_a_gap_are_refused() {
 
 #[test]
 fn a_longer_table_of_the_same_major_is_taken() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     assert!(Library::open(&build(&folder, "hostile.c", &["-DTABLE_SIZE=200"])).is_ok());
 }
 

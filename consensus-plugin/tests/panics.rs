@@ -15,13 +15,13 @@ use quorate_core::{
 
 /// Cargo builds examples before it runs tests, into the folder above the tests' own.
 fn library() -> (tempfile::TempDir, Arc<Library>) {
-    let program = std::env::current_exe().unwrap();
-    let built = program.ancestors().nth(2).unwrap().join("examples/libpanics.so");
+    let program = std::env::current_exe().expect("a path");
+    let built = program.ancestors().nth(2).expect("target/<profile>").join("examples/libpanics.so");
     // The folder of the build may be writable by a group.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let copy = folder.path().join("libpanics.so");
     fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
-    let library = Library::open(Path::new(&copy)).unwrap();
+    let library = Library::open(Path::new(&copy)).expect("a library");
     (folder, library)
 }
 

@@ -30,6 +30,13 @@ pub enum Backend {
         /// Where the cluster's keys are.
         prefix: String,
     },
+    /// A shared library.
+    Library {
+        /// Where it lies.
+        path: PathBuf,
+        /// Its own options, without `consensus.plugin.`.
+        options: Vec<(String, String)>,
+    },
 }
 
 impl Backend {
@@ -39,6 +46,20 @@ impl Backend {
         let url = format!("http://{address}");
         let prefix = format!("/quorate/{:016x}", Rng::system().next_u64());
         Self::Etcd { url, prefix }
+    }
+
+    /// The library of this file name that was built beside the binary, without options. It is copied into `folder`,
+    /// because the folder of a build may be one that others can write.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    pub fn library(folder: &Path, name: &str) -> Self {
+        let built = built_library(name);
+        let path = folder.join(name);
+        fs::copy(&built, &path)
+            .unwrap_or_else(|error| panic!("{}: {error}: run `make test`", built.display()));
+        Self::Library { path, options: Vec::new() }
     }
 }
 
@@ -277,6 +298,19 @@ impl Node {
                 let keys = format!("consensus.etcd.endpoints={url}\nconsensus.etcd.prefix={prefix}\n");
                 text.push_str(&format!("consensus=etcd\n{keys}"));
             }
+            Backend::Library { path, options } => {
+                let base = port - PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes");
+                let listener =
+                    |id: u32| base + PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes") + 4;
+                let peers: Vec<String> =
+                    (1..=count).map(|id| format!("{id}@127.0.0.1:{}", listener(id))).collect();
+                let _ = writeln!(text, "consensus=plugin:{}", path.display());
+                let _ = writeln!(text, "consensus.listener=127.0.0.1:{}", listener(*id));
+                let _ = writeln!(text, "consensus.peers={}", peers.join(","));
+                for (name, value) in options {
+                    let _ = writeln!(text, "consensus.plugin.{name}={value}");
+                }
+            }
         }
         text
     }
@@ -445,6 +479,19 @@ pub fn binary() -> PathBuf {
     let binary = profile.join("quorate");
     assert!(binary.exists(), "{} is missing: run `make build`", binary.display());
     binary
+}
+
+/// A shared library of this workspace, built by the same profile as the test.
+///
+/// # Panics
+/// If it was not built.
+#[must_use]
+pub fn built_library(name: &str) -> PathBuf {
+    let profile = binary().with_file_name("");
+    // Cargo puts examples here, and other libraries where their dependents look for them.
+    let places = ["examples", "deps"].map(|folder| profile.join(folder).join(name));
+    let built = places.into_iter().find(|place| place.exists());
+    built.unwrap_or_else(|| panic!("{name} is missing in {}: run `make test`", profile.display()))
 }
 
 /// Something that `tests/install.sh` puts into the folder `.deps`.

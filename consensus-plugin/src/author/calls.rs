@@ -99,7 +99,7 @@ impl Node {
                 self.spawn(keep);
                 self.complete(token, &answer);
             }
-            Err(answer) => self.complete(token, &answer),
+            Err(why) => self.complete(token, &Answer::because(status::UNAVAILABLE, why)),
         }
     }
 

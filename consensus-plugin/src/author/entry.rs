@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use quorate_core::consensus::{
     Chain, Epoch, LogId, LogIndex, MembershipChange, NodeId, Resume, SNAPSHOT_CHUNK_BYTES, SnapshotMeta,
+    StartError,
 };
 
 use super::{
@@ -48,11 +49,11 @@ pub(super) unsafe extern "C" fn create<A: Author>(
         // SAFETY: the configuration is readable until this call returns.
         let text = unsafe { config.as_slice(CONFIG_BYTES) }.and_then(|text| std::str::from_utf8(text).ok());
         let Some(text) = text else {
-            return Err(Answer::because(status::CONFIG, "the configuration is not UTF-8, or too long"));
+            return Err(StartError::Config("the configuration is not UTF-8, or too long".to_owned()));
         };
         // SAFETY: as for the refusal.
         let link = unsafe { Link::new(host, context) };
-        Node::new::<A>(link, text).map_err(|error| refused(&error))
+        Node::new::<A>(link, text)
     };
     let answer = match catch_unwind(body) {
         Ok(Ok(node)) => {
@@ -60,7 +61,7 @@ pub(super) unsafe extern "C" fn create<A: Author>(
             unsafe { out.write(Arc::into_raw(node).cast_mut().cast()) };
             Answer::of(status::OK)
         }
-        Ok(Err(answer)) => answer,
+        Ok(Err(error)) => refused(&error),
         Err(_) => Answer::of(status::PANIC),
     };
     refusal.complete(token, &answer);

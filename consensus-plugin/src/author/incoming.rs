@@ -34,14 +34,14 @@ impl Incoming {
         &self,
         running: Arc<dyn Running>,
         meta: SnapshotMeta,
-    ) -> Result<(Answer, impl Future<Output = ()> + Send + use<>), Answer> {
+    ) -> Result<(Answer, impl Future<Output = ()> + Send + use<>), &'static str> {
         // One chunk at a time: the host waits until the backend has taken the one before.
         let (chunks, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let name = {
             let mut open = self.0.lock();
             if open.snapshots.len() >= OPEN {
-                return Err(Answer::because(status::UNAVAILABLE, "too many snapshots at the same time"));
+                return Err("too many snapshots at the same time");
             }
             open.last += 1;
             let name = open.last;

@@ -34,7 +34,7 @@ pub trait Author: 'static {
     ///
     /// # Errors
     /// If the configuration is wrong.
-    fn new(config: PluginConfig) -> Result<Box<dyn Consensus>, StartError>;
+    fn construct(config: PluginConfig) -> Result<Box<dyn Consensus>, StartError>;
 }
 
 /// The largest entry that an author names, or the usual one.
@@ -122,7 +122,7 @@ macro_rules! export_consensus {
                 const CAPABILITIES: &'static [$crate::Capability] = &[$($crate::Capability::$capability),*];
                 const ENTRY_BYTES: u64 = $crate::author::entry_bytes(&[$($bytes)?]);
 
-                fn new(
+                fn construct(
                     config: $crate::PluginConfig,
                 ) -> Result<Box<dyn $crate::author::consensus::Consensus>, $crate::author::consensus::StartError>
                 {

@@ -54,7 +54,7 @@ impl Node {
         let runtime = runtime.map_err(|error| StartError::Storage(format!("no tokio runtime: {error}")))?;
         let made = {
             let _entered = runtime.enter();
-            A::new(config)
+            A::construct(config)
         };
         let idle = match made {
             Ok(idle) => idle,
@@ -121,7 +121,7 @@ impl Node {
     pub(super) fn start(self: &Arc<Self>, token: u64, resume: Resume) {
         let idle = match self.drive() {
             Ok(idle) => idle,
-            Err(answer) => return self.complete(token, &answer),
+            Err(error) => return self.complete(token, &refused(&error)),
         };
         let node = self.clone();
         self.answer(token, status::STORAGE, async move {
@@ -136,10 +136,10 @@ impl Node {
     }
 
     /// Starts the thread; the backend is given out to be started on it.
-    fn drive(&self) -> Result<Box<dyn Consensus>, Answer> {
+    fn drive(&self) -> Result<Box<dyn Consensus>, StartError> {
         let mut engine = self.engine.lock();
         let Engine::Idle(runtime, idle) = std::mem::replace(&mut *engine, Engine::Ended) else {
-            return Err(Answer::because(status::CONFIG, "started a second time"));
+            return Err(StartError::Config("started a second time".to_owned()));
         };
         let (living, gone) = mpsc::channel();
         let (ended, dispatch) = (self.ended.clone(), tracing::Dispatch::new(ToHost(self.link.clone())));
@@ -149,7 +149,7 @@ impl Node {
             drop(living);
         };
         let thread = thread::Builder::new().name("consensus".to_owned()).spawn(body);
-        thread.map_err(|error| Answer::because(status::STORAGE, format!("no thread to run on: {error}")))?;
+        thread.map_err(|error| StartError::Storage(format!("no thread to run on: {error}")))?;
         *engine = Engine::Driven(gone);
         Ok(idle)
     }

@@ -1,6 +1,7 @@
 //! Labs of the conformance suite: small clusters of the built-in backends, and mutants of one, under the suite's hands.
 
 pub mod etcd;
+pub mod library;
 pub mod memory;
 pub mod mutants;
 pub mod raft;
