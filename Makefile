@@ -1,7 +1,7 @@
 # `make test` installs what the tests need and runs them; `make verify` runs every check and writes nothing but build
 # output; `make fix` mends what a tool can mend.
 .DEFAULT_GOAL := help
-.PHONY: help build deps test verify check format lint docs tidy fix simulate bench
+.PHONY: help build deps test verify check format lint docs tidy fix simulate sanitize bench
 
 CARGO ?= cargo
 
@@ -42,6 +42,14 @@ fix: ## formats, and applies what clippy offers
 
 simulate: ## 2,000 fresh seeds of the simulator
 	SIMULATION_SEEDS=$$(date +%s)+2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
+
+# C code is checked, and the host where it copies what C lends it, because its memory comes from the same checked heap.
+# Nothing is said about leaks: a host never unloads a library.
+CHECKED = env LD_PRELOAD=$(shell cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0
+CHECK = $(CARGO) test --release --locked --config "target.'cfg(all())'.runner = '$(CHECKED)'"
+sanitize: ## libraries in C, good and hostile, under checks of addresses and undefined behaviour
+	SANITIZE=address,undefined $(CHECK) -p quorate-consensus-plugin --test hostile
+	SANITIZE=address,undefined $(CHECK) -p quorate-tests --test plugins shared_folder_in_c
 
 bench: ## measures against Apache Kafka from its jars; keep the machine otherwise idle
 	tests/install.sh bench

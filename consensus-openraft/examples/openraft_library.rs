@@ -2,8 +2,8 @@
 //! runtime, a thread and a listener of its own.
 
 use quorate_consensus_kit::listening::Listening;
-use quorate_consensus_plugin::{PluginConfig, export_consensus};
 use quorate_consensus_openraft::{Openraft, OpenraftConfig, Timings};
+use quorate_consensus_plugin::{PluginConfig, export_consensus};
 use quorate_core::{consensus::StartError, runtime::Runtime};
 
 export_consensus! {

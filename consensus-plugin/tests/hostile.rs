@@ -33,6 +33,9 @@ fn build(folder: &TempDir, source: &str, defines: &[&str]) -> PathBuf {
     let library = folder.path().join("libfixture.so");
     let mut cc = Command::new("cc");
     cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]).args(defines);
+    if let Some(checks) = std::env::var_os("SANITIZE") {
+        cc.arg(format!("-fsanitize={}", checks.display())).env_remove("LD_PRELOAD");
+    }
     cc.arg("-I").arg(here.join("include")).arg("-o").arg(&library);
     let out = cc.arg(here.join("tests/fixtures").join(source)).output().expect("a C compiler");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -74,7 +74,7 @@ static int campaign(qc_node *node, uint64_t now) {
 static int look_at_leader(qc_node *node) {
     leadership found;
     int lasts;
-    uint64_t now = monotonic(), random = 0;
+    uint64_t now = monotonic();
     if (store_leadership(&node->store, &found, &lasts)) return -1;
     node->leads = node->leads && memcmp(found.token, node->led.token, 16) == 0;
     if (node->leads) {
@@ -87,11 +87,7 @@ static int look_at_leader(qc_node *node) {
         return 0;
     }
     if (found.epoch > 0) announce(node, found.epoch, QC_LEADER_UNKNOWN, QC_NO_NODE, 0);
-    if (node->campaign_at == 0) {
-        /* Those who wait for the same lease do not all wake at the same time. */
-        if (random_bytes(&random, sizeof random)) random = now;
-        node->campaign_at = now + random % (node->config.lease_ns / 15);
-    }
+    /* Whoever looks first after the lease has run out wins; the lock sees to it that there is one. */
     return !lasts && now >= node->campaign_at ? campaign(node, now) : 0;
 }
 

@@ -76,7 +76,7 @@ struct qc_node {
     int leads;
     leadership led;
     uint64_t opened_at;
-    uint64_t campaign_at; /* 0: not decided */
+    uint64_t campaign_at; /* not before; after it has resigned */
     uint64_t look_at;
     snapshot *reading, *writing;
     uint64_t last_name;

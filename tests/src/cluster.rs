@@ -12,56 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quorate_core::runtime::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Which consensus a cluster runs on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// raft-rs in the brokers.
-    Raftrs,
-    /// openraft in the brokers.
-    Openraft,
-    /// An external etcd.
-    Etcd {
-        /// Where it listens for clients.
-        url: String,
-        /// Where the cluster's keys are.
-        prefix: String,
-    },
-    /// A shared library.
-    Library {
-        /// Where it lies.
-        path: PathBuf,
-        /// Its own options, without `consensus.plugin.`.
-        options: Vec<(String, String)>,
-    },
-}
-
-impl Backend {
-    /// A new cluster in the etcd at this `host:port`, under a prefix that nobody has used.
-    #[must_use]
-    pub fn etcd(address: &str) -> Self {
-        let url = format!("http://{address}");
-        let prefix = format!("/quorate/{:016x}", Rng::system().next_u64());
-        Self::Etcd { url, prefix }
-    }
-
-    /// The library of this file name that was built beside the binary, without options. It is copied into `folder`,
-    /// because the folder of a build may be one that others can write.
-    ///
-    /// # Panics
-    /// If it was not built.
-    #[must_use]
-    pub fn library(folder: &Path, name: &str) -> Self {
-        let built = built_library(name);
-        let path = folder.join(name);
-        fs::copy(&built, &path)
-            .unwrap_or_else(|error| panic!("{}: {error}: run `make test`", built.display()));
-        Self::Library { path, options: Vec::new() }
-    }
-}
+pub use crate::backend::Backend;
 
 /// A cluster of `quorate server` processes.
 pub struct Cluster {
@@ -291,27 +245,7 @@ impl Node {
              min.insync.replicas={min_isr}\n",
             at.join("data").display(),
         );
-        match backend {
-            Backend::Raftrs => text.push_str("consensus=raftrs\n"),
-            Backend::Openraft => text.push_str("consensus=openraft\n"),
-            Backend::Etcd { url, prefix } => {
-                let keys = format!("consensus.etcd.endpoints={url}\nconsensus.etcd.prefix={prefix}\n");
-                text.push_str(&format!("consensus=etcd\n{keys}"));
-            }
-            Backend::Library { path, options } => {
-                let base = port - PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes");
-                let listener =
-                    |id: u32| base + PORTS_PER_NODE * u16::try_from(id - 1).expect("few nodes") + 4;
-                let peers: Vec<String> =
-                    (1..=count).map(|id| format!("{id}@127.0.0.1:{}", listener(id))).collect();
-                let _ = writeln!(text, "consensus=plugin:{}", path.display());
-                let _ = writeln!(text, "consensus.listener=127.0.0.1:{}", listener(*id));
-                let _ = writeln!(text, "consensus.peers={}", peers.join(","));
-                for (name, value) in options {
-                    let _ = writeln!(text, "consensus.plugin.{name}={value}");
-                }
-            }
-        }
+        text.push_str(&backend.properties(controller, voters));
         text
     }
 
@@ -479,19 +413,6 @@ pub fn binary() -> PathBuf {
     let binary = profile.join("quorate");
     assert!(binary.exists(), "{} is missing: run `make build`", binary.display());
     binary
-}
-
-/// A shared library of this workspace, built by the same profile as the test.
-///
-/// # Panics
-/// If it was not built.
-#[must_use]
-pub fn built_library(name: &str) -> PathBuf {
-    let profile = binary().with_file_name("");
-    // Cargo puts examples here, and other libraries where their dependents look for them.
-    let places = ["examples", "deps"].map(|folder| profile.join(folder).join(name));
-    let built = places.into_iter().find(|place| place.exists());
-    built.unwrap_or_else(|| panic!("{name} is missing in {}: run `make test`", profile.display()))
 }
 
 /// Something that `tests/install.sh` puts into the folder `.deps`.

@@ -1,5 +1,6 @@
 //! Labs of the conformance suite, cluster harness, history checker, simulator, benchmarks.
 
+pub mod backend;
 pub mod certificates;
 pub mod clients;
 pub mod cluster;

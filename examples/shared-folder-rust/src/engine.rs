@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     pub(crate) announcer: LeaderAnnouncer,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) led: Option<Led>,
-    /// When it may campaign: a while after the lease ran out, or after it has resigned.
+    /// When it may campaign again after it has resigned.
     pub(crate) campaign_at: Option<Duration>,
 }
 
@@ -123,10 +123,8 @@ impl Engine {
             if leadership.epoch > Epoch(0) {
                 self.announcer.announce(leadership.epoch, Leader::Unknown);
             }
-            let spread = u64::try_from(self.lease.as_micros() / 15).unwrap_or(u64::MAX);
-            let jitter = || Duration::from_micros(self.rng.below(spread));
-            let at = *self.campaign_at.get_or_insert_with(|| now + jitter());
-            if !lasts && now >= at {
+            // Whoever looks first after the lease has run out wins; the lock sees to it that there is one.
+            if !lasts && self.campaign_at.is_none_or(|at| now >= at) {
                 let led = locked.campaign(leadership, self.node, *self.rng.uuid().as_bytes())?;
                 locked.extend(&led, now + self.lease)?;
                 (self.led, self.campaign_at) = (Some(led), None);
