@@ -100,6 +100,11 @@ impl History {
         self.outcomes.values().flatten()
     }
 
+    /// Whether nothing more is to be sent.
+    pub(in crate::simulator) fn is_done(&self) -> bool {
+        self.finishing && self.acked() > 0
+    }
+
     pub(in crate::simulator) fn acked(&self) -> usize {
         self.all().filter(|outcome| outcome.error.is_none()).count()
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use quorate_core::{
     consensus::NodeId,
-    ids::{Offset, PartitionId},
+    ids::{LeaderEpoch, Offset, PartitionId},
     metadata::{
         Image,
         image::{DurabilityLevel, Partition},
@@ -28,8 +28,9 @@ use crate::simulator::{
 pub(in crate::simulator) struct Seen {
     /// The true high watermark: the largest that any leader had, or that clients know of.
     true_end: BTreeMap<PartitionId, Offset>,
-    /// What is visible: by partition and offset, the value.
-    visible: BTreeMap<(PartitionId, i64), String>,
+    /// What is visible: by partition and offset, the epoch and the value. The value alone may be that of another batch,
+    /// since what an old leader had in vain is sent again to the next.
+    visible: BTreeMap<(PartitionId, i64), (LeaderEpoch, String)>,
     /// Each replica when last looked at, in which life of its node, and whether its log was in service.
     last: BTreeMap<(NodeId, PartitionId), (u64, Progress, bool)>,
     scans: BTreeMap<(NodeId, PartitionId), (u64, Scan)>,
@@ -183,8 +184,11 @@ fn look_at_partition(
         return Ok(());
     }
     let visible = leader.progress.high_watermark;
-    // Whoever has lost everything is counted on until the cluster can know it.
-    let has_disk = |node: &&NodeId| world.machines.get(node).is_some_and(|machine| !machine.lost.anything);
+    // Whoever has lost everything is counted on until the cluster knows it.
+    let has_disk = |node: &&NodeId| {
+        let knows = !world.observer.restarts.is_incomplete_at(**node, id);
+        knows && world.machines.get(node).is_some_and(|machine| !machine.lost.anything)
+    };
     for member in maximal.iter().chain(&partition.isr).filter(has_disk) {
         let synced = world.observer.records.durable.get(&(*member, id)).copied();
         let invariant = if maximal.contains(member) { 17 } else { 21 };
@@ -309,10 +313,10 @@ impl Seen {
         let end = scan.progress.high_watermark.0;
         for (offset, epoch, value) in scan.records.iter().filter(|(offset, ..)| *offset < end) {
             if scan.progress.leads {
-                self.visible.entry((id, *offset)).or_insert_with(|| value.clone());
+                self.visible.entry((id, *offset)).or_insert_with(|| (*epoch, value.clone()));
             }
             let first = self.visible.get(&(id, *offset));
-            let same = first.is_none_or(|first| first == value);
+            let same = first.is_none_or(|(of, first)| of == epoch && first == value);
             holds!(
                 4,
                 same,
@@ -355,7 +359,9 @@ impl Seen {
     ) -> Option<&'a Recorded> {
         let below = self.true_end(id).0.min(kept);
         let mut late = last.records.iter().filter(|(offset, ..)| *offset >= end.0 && *offset < below);
-        late.find(|(offset, _, value)| self.visible.get(&(id, *offset)) == Some(value))
+        late.find(|(offset, epoch, value)| {
+            self.visible.get(&(id, *offset)).is_some_and(|(of, first)| of == epoch && first == value)
+        })
     }
 
     /// Takes in how far a node's replica is durable.

@@ -59,6 +59,11 @@ impl Seen {
         !self.incomplete.is_empty()
     }
 
+    /// As [`Seen::is_incomplete`], of one replica.
+    pub(super) fn is_incomplete_at(&self, node: NodeId, id: PartitionId) -> bool {
+        self.incomplete.contains(&(node, id))
+    }
+
     /// The node's folder is another one, or nobody can say what is in it.
     pub(in crate::simulator) fn forget(&mut self, node: NodeId) {
         self.former.retain(|(of, _), _| *of != node);
