@@ -318,9 +318,17 @@ impl Leadership {
             return Effect::Settled;
         }
         let effect = self.in_sync.answered(proposal, verdict);
-        // After a refusal the same replica waits for its next Fetch, so that a refused one is not asked for in a loop.
-        if effect == Effect::Settled && matches!(verdict, Verdict::Accepted { .. }) {
-            self.expand(high_watermark);
+        // After a refusal the same process of a replica waits for its next Fetch or for the next look at everybody, so
+        // that a refused one is not asked for in a loop. Another process of it may have come while the answer did not,
+        // and is silent where nothing is written.
+        if effect == Effect::Settled {
+            let refused = !matches!(verdict, Verdict::Accepted { .. });
+            let asked = |follower: &&Follower| proposal.isr.contains(&(follower.node, follower.broker_epoch));
+            let followers = self.followers.iter().filter(|follower| !(refused && asked(follower)));
+            let nodes: Nodes = followers.map(|follower| follower.node).collect();
+            for node in nodes {
+                self.consider_expanding(node, high_watermark);
+            }
         }
         effect
     }

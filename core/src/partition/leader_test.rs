@@ -290,3 +290,18 @@ fn with_nothing_under_way_the_maximal_isr_is_the_isr() {
     settle(&mut leader, &[ONE, TWO, THREE], 8);
     assert_eq!(leader.in_sync().maximal().as_slice(), leader.in_sync().current());
 }
+
+#[test]
+fn another_process_of_a_refused_replica_is_asked_for_without_waiting_for_its_next_fetch() {
+    let mut leader = leading(&[ONE], 1, 0);
+    fetch(&mut leader, TWO, 10, 10, 10, START);
+    let proposal = leader.take_proposal().unwrap();
+    // Its process ends, and the next one fetches, before the answer comes.
+    let next = BrokerEpoch(201);
+    leader.brokers_changed(|node| if node == TWO { Some(next) } else { everybody(node) });
+    let again = FollowerFetch { node: TWO, broker_epoch: next, end: Offset(10) };
+    leader.fetched(again, Offset(10), Offset(10), START).unwrap();
+    let refused = Verdict::Refused(ErrorCode::INELIGIBLE_REPLICA);
+    assert_eq!(leader.answered(&proposal, &refused, Offset(10)), Effect::Settled);
+    assert_eq!(leader.take_proposal().unwrap().isr.last(), Some(&(TWO, next)));
+}

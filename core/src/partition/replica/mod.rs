@@ -289,15 +289,18 @@ impl Replica {
         matches!(self.state.lock().role, Role::Gone)
     }
 
-    /// What the passing of time brings: members of the ISR that have fallen behind are asked to leave, and replicas that
-    /// were waited for in vain hold up nothing any more. Producers that have been silent for long are forgotten.
+    /// What the passing of time brings: members of the ISR that have fallen behind are asked to leave, replicas that
+    /// were waited for in vain hold up nothing any more, and whoever is in sync and was refused is asked for again. Producers that have been silent for long are forgotten.
     pub fn tick(self: &Arc<Self>) {
         let now = self.clock.now();
         let settings = self.settings.load();
         let mut guard = self.state.lock();
-        let own_end = guard.own_end(&settings);
+        let (own_end, high_watermark) = (guard.own_end(&settings), guard.high_watermark);
         if let Role::Leader(leader) = &mut guard.role {
             leader.shrink(own_end, now);
+            if !planted(Bug::UnfencedStaysOut) {
+                leader.expand(high_watermark);
+            }
         }
         guard.producers.expire(self.clock.wall_ms(), settings.producer_expiration_ms);
         self.settle(guard, now);
