@@ -30,7 +30,8 @@ impl Failure {
 }
 
 /// The exit codes, for the help text.
-pub(crate) const CODES: &str = "Exit codes: 0 done or stopped in order; 1 failed; 2 the command line was not \
+pub(crate) const CODES: &str = "Exit codes: 0 done or stopped in order; 1 failed, \
+also where a node cannot go on and says what must be done first; 2 the command line was not \
 understood; 78 the configuration must be changed before another try.";
 
 /// `EX_CONFIG` of BSD's sysexits, which systemd's `RestartPreventExitStatus` is told.

@@ -233,7 +233,8 @@ impl Started {
             loop {
                 let lost = at.wait_for(|at| *at == ControllerAt::Unknown).await.is_err();
                 let found = at.wait_for(|at| *at != ControllerAt::Unknown);
-                if lost || clock.timeout(timings.session * 2, found).await.is_err() {
+                // Not as long as an election takes: who goes without being let go is found out at once.
+                if lost || clock.timeout(timings.session / 3, found).await.is_err() {
                     return;
                 }
             }
