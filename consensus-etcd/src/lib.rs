@@ -25,8 +25,8 @@ mod reader;
 pub mod restore;
 mod session;
 mod shared;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "model"))]
+pub mod simulation;
 mod storage;
 mod transport;
 mod vigil;

@@ -34,6 +34,13 @@ pub(crate) struct Batch {
     end: Tail,
 }
 
+impl Batch {
+    /// Only looks what has become of it; [`Leadership::judge`] reads the answer.
+    pub(crate) fn look(&self) -> Txn {
+        Txn { then: self.txn.otherwise.clone(), ..Txn::default() }
+    }
+}
+
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {

@@ -10,7 +10,7 @@ use crate::{
     proposal::{BATCH_BYTES, BATCH_ENTRIES, Batch, Leadership, Outcome},
     queue::Proposal,
     shared::Shared,
-    storage::{Refusal, StoreError, records::Damaged},
+    storage::{Refusal, StoreError, TxnReply, records::Damaged},
 };
 
 /// Between attempts of the same request while etcd does not answer.
@@ -59,6 +59,10 @@ impl<'a> Proposing<'a> {
                     }
                     return self.settle(proposals, &batch, outcome);
                 }
+                // etcd says so too after it has carried out the request that went beyond its quota.
+                Err(StoreError::Refused(Refusal::NoSpace, why)) if asked == 0 => {
+                    return self.look(proposals, &batch, &why).await;
+                }
                 // Nothing of it has ever been sent before: this answer is about all of it.
                 Err(StoreError::Refused(refusal, why)) if asked == 0 => {
                     self.refused(proposals, refusal, &why);
@@ -72,6 +76,26 @@ impl<'a> Proposing<'a> {
                     self.shared.runtime.clock.sleep(RETRY).await;
                 }
             }
+        }
+    }
+
+    /// Finds out whether a batch that was answered with a full store is there. It was asked for once, and is no more on
+    /// its way.
+    async fn look(&mut self, proposals: Vec<Proposal>, batch: &Batch, why: &str) -> Result<(), Lost> {
+        let look = batch.look();
+        let reply = loop {
+            match self.shared.store.txn(&look).await {
+                Ok(reply) => break TxnReply { succeeded: false, ..reply },
+                Err(_) => self.shared.runtime.clock.sleep(RETRY).await,
+            }
+        };
+        self.shared.contacted();
+        match self.leadership.judge(batch, &reply) {
+            Ok(Outcome::TailMoved(tail)) if tail == self.leadership.tail => {
+                self.refused(proposals, Refusal::NoSpace, why);
+                Ok(())
+            }
+            outcome => self.settle(proposals, batch, outcome),
         }
     }
 

@@ -176,6 +176,21 @@ impl<'a> Session<'a> {
         let led = shared.leading.get().map(|fence| fence.epoch);
         if let Some(epoch) = led {
             tracing::info!(node = %shared.node, %epoch, ?end, "leads no more");
+            let vacant = shared.head().is_none_or(|head| head.leader.is_none());
+            match end {
+                End::Deposed if !vacant => {}
+                End::LeaseGone | End::Deposed => tracing::warn!(
+                    node = %shared.node,
+                    "etcd has ended the lease of this node, which led: it ran out, or somebody revoked it; it campaigns \
+                     anew"
+                ),
+                End::Silent => tracing::warn!(
+                    node = %shared.node,
+                    "etcd has acknowledged no keep-alive for {} ms: this node steps down before its lease can run out",
+                    shared.patience().as_millis()
+                ),
+                End::Stopping | End::Resigned => {}
+            }
             shared.announcer.announce(epoch, Leader::Unknown);
         }
         if end != End::LeaseGone {

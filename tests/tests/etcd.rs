@@ -7,6 +7,7 @@ mod etcd {
     mod faults;
     mod history;
     mod log;
+    mod model;
     mod outside;
     mod storm;
 }

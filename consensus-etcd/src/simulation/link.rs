@@ -22,6 +22,8 @@ pub(super) struct Link {
     pub(super) lost_requests: AtomicU64,
     pub(super) lost_replies: AtomicU64,
     pub(super) lost_events: AtomicU64,
+    /// A watch that tells what it has told before, or what was long ago.
+    pub(super) repeated_events: AtomicU64,
     /// The longest delay of one way, in milliseconds.
     pub(super) delay_ms: AtomicU64,
 }
@@ -150,6 +152,10 @@ impl Watch for ModelWatch {
             }
             self.after = self.after.max(revision);
             let lost = model.rng.below(100) < link.lost_events.load(Ordering::Relaxed);
+            if model.rng.below(100) < link.repeated_events.load(Ordering::Relaxed) {
+                model.clock.sleep(Duration::from_millis(1)).await;
+                return Ok(());
+            }
             if seen && !lost {
                 let delay = model.rng.below(link.delay_ms.load(Ordering::Relaxed) + 1);
                 model.clock.sleep(Duration::from_millis(delay)).await;

@@ -51,11 +51,14 @@ pub(super) struct Backup {
 #[derive(Default)]
 struct State {
     now: Backup,
-    /// Every change, for watches: its revision and key.
-    changes: Vec<(Revision, String)>,
+    /// Every change: its revision, its key, and what was there before. For watches, and for reads of old revisions.
+    changes: Vec<(Revision, String, Option<Stored>)>,
     /// Older revisions can be neither read nor watched.
     compacted: Revision,
     full: bool,
+    /// The next transaction that writes is carried out, and answered as if it were not: the one that has gone beyond the
+    /// quota.
+    overflows: bool,
 }
 
 /// The server.
@@ -93,8 +96,8 @@ impl Model {
         }
         state.now.revision += 1;
         for key in keys {
-            state.now.keys.remove(&key);
-            state.changes.push((state.now.revision, key));
+            let before = state.now.keys.remove(&key);
+            state.changes.push((state.now.revision, key, before));
         }
         self.changed.set(state.now.revision);
     }
@@ -119,14 +122,35 @@ impl Model {
 
     /// Compacts all revisions up to now.
     pub(super) fn compact(&self) {
+        let newest = self.revision();
+        self.compact_to(newest);
+    }
+
+    /// Compacts all revisions before this one.
+    pub(super) fn compact_to(&self, revision: Revision) {
         let mut state = self.state.lock();
-        state.compacted = state.now.revision;
-        state.changes.clear();
+        state.compacted = revision;
+        state.changes.retain(|(at, ..)| *at >= revision);
         self.changed.set(state.now.revision);
     }
 
     pub(super) fn set_full(&self, full: bool) {
-        self.state.lock().full = full;
+        let mut state = self.state.lock();
+        (state.full, state.overflows) = (full, false);
+    }
+
+    /// The next transaction that writes goes beyond the quota.
+    pub(super) fn overflow(&self) {
+        self.state.lock().overflows = true;
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.state.lock().now.revision
+    }
+
+    /// When the key last changed; 0: it does not exist.
+    pub(super) fn modified(&self, key: &str) -> Revision {
+        self.state.lock().now.keys.get(key).map_or(0, |stored| stored.modified)
     }
 
     pub(super) fn back_up(&self) -> Backup {
@@ -144,8 +168,8 @@ impl Model {
     /// Whether a change of these keys has come after a revision, and whether that can no longer be said.
     pub(super) fn changes(&self, after: Revision, concerns: impl Fn(&str) -> bool) -> (bool, bool) {
         let state = self.state.lock();
-        let mut new = state.changes.iter().filter(|(at, _)| *at > after);
-        (new.any(|(_, key)| concerns(key)), state.compacted > after)
+        let mut new = state.changes.iter().filter(|(at, ..)| *at > after);
+        (new.any(|(_, key, _)| concerns(key)), state.compacted > after.saturating_add(1))
     }
 
     fn holds(&self, state: &State, compare: &Compare) -> bool {
@@ -164,9 +188,13 @@ impl Model {
     pub(super) fn txn(&self, txn: &Txn) -> Result<TxnReply, StoreError> {
         let mut state = self.state.lock();
         self.expire(&mut state);
-        if state.full && txn.writes() {
+        // What only deletes is let through.
+        let mut all = txn.then.iter().chain(&txn.otherwise);
+        let puts = all.any(|op| matches!(op, Op::Put { .. }));
+        if state.full && puts {
             return Err(refused(Refusal::NoSpace));
         }
+        let overflows = puts && std::mem::take(&mut state.overflows);
         let succeeded = txn.when.iter().all(|compare| self.holds(&state, compare));
         let branch = if succeeded { &txn.then } else { &txn.otherwise };
         let missing = |op: &Op| matches!(op, Op::Put { lease: Some(lease), .. } if !state.now.leases.contains_key(lease));
@@ -178,28 +206,32 @@ impl Model {
         for op in branch {
             let changed: Vec<String> = match op {
                 Op::Get(range) => {
-                    reply.gets.push(find(&state, range));
+                    reply.gets.push(find(&state.now.keys, range));
                     continue;
                 }
-                Op::Put { key, value, lease } => {
-                    let stored = Stored { value: value.clone(), modified: next, lease: *lease };
-                    state.now.keys.insert(key.clone(), stored);
-                    vec![key.clone()]
-                }
+                Op::Put { key, .. } => vec![key.clone()],
                 Op::Delete { from, to } => {
                     let keys = state.now.keys.range(from.clone()..to.clone());
                     keys.map(|(key, _)| key.clone()).collect()
                 }
             };
             for key in changed {
-                if matches!(op, Op::Delete { .. }) {
-                    state.now.keys.remove(&key);
-                }
+                let before = match op {
+                    Op::Put { value, lease, .. } => {
+                        let stored = Stored { value: value.clone(), modified: next, lease: *lease };
+                        state.now.keys.insert(key.clone(), stored)
+                    }
+                    Op::Get(_) | Op::Delete { .. } => state.now.keys.remove(&key),
+                };
                 (reply.revision, state.now.revision) = (next, next);
-                state.changes.push((next, key));
+                state.changes.push((next, key, before));
             }
         }
         self.changed.set(state.now.revision);
+        if overflows {
+            state.full = true;
+            return Err(refused(Refusal::NoSpace));
+        }
         Ok(reply)
     }
 
@@ -209,8 +241,15 @@ impl Model {
         if range.revision != 0 && range.revision < state.compacted {
             return Err(refused(Refusal::Compacted));
         }
-        // Whatever is read at an old revision is never changed, at most deleted.
-        Ok(Page { entries: find(&state, range), revision: state.now.revision })
+        let mut keys = state.now.keys.clone();
+        let later = state.changes.iter().rev().filter(|(at, ..)| range.revision != 0 && *at > range.revision);
+        for (_, key, before) in later {
+            match before {
+                Some(stored) => drop(keys.insert(key.clone(), stored.clone())),
+                None => drop(keys.remove(key)),
+            }
+        }
+        Ok(Page { entries: find(&keys, range), revision: state.now.revision })
     }
 
     pub(super) fn lease(&self, request: &LeaseRequest) -> Result<Lease, StoreError> {
@@ -218,6 +257,7 @@ impl Model {
         self.expire(&mut state);
         let now = self.clock.now();
         match *request {
+            LeaseRequest::Grant(_) if state.full => Err(refused(Refusal::NoSpace)),
             LeaseRequest::Grant(ttl) => {
                 state.now.next_lease += 1;
                 let lease = state.now.next_lease;
@@ -247,9 +287,9 @@ pub(super) fn refused(refusal: Refusal) -> StoreError {
     StoreError::Refused(refusal, format!("{refusal:?}"))
 }
 
-fn find(state: &State, range: &Range) -> Vec<KeyValue> {
+fn find(keys: &BTreeMap<String, Stored>, range: &Range) -> Vec<KeyValue> {
     let to = range.to.clone().unwrap_or_else(|| format!("{}\0", range.from));
-    let found = state.now.keys.range(range.from.clone()..to).map(|(key, stored)| KeyValue {
+    let found = keys.range(range.from.clone()..to).map(|(key, stored)| KeyValue {
         key: key.clone(),
         value: if range.keys_only { Bytes::new() } else { stored.value.clone() },
         modified: stored.modified,

@@ -180,12 +180,19 @@ impl World {
             6 => link.delay_ms.store(self.rng.below(400), Ordering::Relaxed),
             7 => link.lost_replies.store(self.rng.below(40), Ordering::Relaxed),
             8 => link.lost_requests.store(self.rng.below(40), Ordering::Relaxed),
+            9 if self.rng.below(2) == 0 => {
+                link.repeated_events.store(self.rng.below(60), Ordering::Relaxed);
+            }
             9 => link.lost_events.store(self.rng.below(100), Ordering::Relaxed),
             10 => self.model.down.store(self.rng.below(2) == 0, Ordering::Relaxed),
             11 if self.rng.below(3) == 0 => self.model.drop_leases(),
             11 => self.model.renew_leases(),
             12 => self.model.compact(),
-            13 => self.model.set_full(self.rng.below(3) == 0),
+            13 => match self.rng.below(3) {
+                0 => self.model.set_full(true),
+                1 => self.model.overflow(),
+                _ => self.model.set_full(false),
+            },
             14 => self.compact(node),
             _ => link.delay_ms.store(10, Ordering::Relaxed),
         }
@@ -195,7 +202,8 @@ impl World {
         for link in self.links.values() {
             link.cut.store(false, Ordering::Relaxed);
             link.delay_ms.store(5, Ordering::Relaxed);
-            let percentages = [&link.lost_requests, &link.lost_replies, &link.lost_events];
+            let percentages =
+                [&link.lost_requests, &link.lost_replies, &link.lost_events, &link.repeated_events];
             percentages.iter().for_each(|percentage| percentage.store(0, Ordering::Relaxed));
         }
         self.model.down.store(false, Ordering::Relaxed);
