@@ -4,11 +4,12 @@
 use std::{
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
-use quorate_core::runtime::Rng;
+use etcd_client::{AlarmAction, AlarmType};
+use quorate_core::runtime::{Clock, Rng};
 use quorate_tests::{
     cluster::{Backend, Cluster, Output, binary, http_get, run, wait_for},
     etcd::EtcdServer,
@@ -57,16 +58,21 @@ fn values(name: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{name} {number:04}")).collect()
 }
 
-/// Creates topics and writes records until it is told to stop; how many rounds that were.
-fn keep_writing(cluster: &Cluster, stop: &AtomicBool) -> usize {
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) || round < 2 {
+/// Creates topics and writes records until it is told to stop, and counts the rounds.
+fn keep_writing(cluster: &Cluster, rounds: &AtomicUsize, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let round = rounds.load(Ordering::Relaxed);
         cluster.create_topic(&format!("round-{round}"), 1, 3);
         produce(cluster, &format!("round-{round}"), &values("during", 20));
         produce(cluster, "always", &values(&format!("always {round}"), 20));
-        round += 1;
+        rounds.fetch_add(1, Ordering::Relaxed);
     }
-    round
+}
+
+/// Waits for a round that has begun after this, and ended.
+fn writing_goes_on(rounds: &AtomicUsize) {
+    let before = rounds.load(Ordering::Relaxed);
+    wait_for("two more rounds", WITHIN, || (rounds.load(Ordering::Relaxed) >= before + 2).then_some(()));
 }
 
 #[test]
@@ -81,18 +87,20 @@ fn one_member_of_three_is_dead_at_the_start_or_killed_under_writes_and_nothing_i
     assert!(page.contains(&dead), "the dead endpoint is named: {page}");
     cluster.create_topic("always", 3, 3);
     members[0].restart();
-    let stop = AtomicBool::new(false);
-    let rounds = std::thread::scope(|threads| {
-        let writer = threads.spawn(|| keep_writing(&cluster, &stop));
+    let (rounds, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| keep_writing(&cluster, &rounds, &stop));
+        writing_goes_on(&rounds);
         for member in &mut members[1..] {
-            std::thread::sleep(Duration::from_millis(300));
             member.kill();
-            std::thread::sleep(Duration::from_millis(1500));
+            writing_goes_on(&rounds);
             member.restart();
         }
+        writing_goes_on(&rounds);
         stop.store(true, Ordering::Relaxed);
-        writer.join().unwrap()
+        writer.join().unwrap();
     });
+    let rounds = rounds.into_inner();
     let mut expected: Vec<String> =
         (0..rounds).flat_map(|round| values(&format!("always {round}"), 20)).collect();
     expected.sort();
@@ -291,5 +299,102 @@ fn killed_brokers_know_of_a_restore_and_what_their_metadata_has_forgotten_is_kep
         let aside = aside(&mut cluster, *id);
         let log = std::fs::read(aside[0].join("00000000000000000000.log")).unwrap();
         assert!(String::from_utf8_lossy(&log).contains("later 0019"), "the records are where they were");
+    }
+}
+
+/// The node's log and page, which contain all of these words soon.
+fn says(cluster: &mut Cluster, id: u32, words: &[&str]) {
+    let port = cluster.node(id).http_port();
+    for word in words {
+        let what = format!("node {id} to say '{word}'");
+        wait_for(&what, Duration::from_secs(30), || {
+            let page = http_get(port, "/readyz").unwrap_or_default().1;
+            (cluster.node(id).log_tail().contains(word) || page.contains(word)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_fresh_cluster_under_the_prefix_of_another_is_told_so_and_disturbs_nobody() {
+    let members = [EtcdServer::start()];
+    let backend = place(&members);
+    let mut first = Cluster::start_with(1, &backend, SHORT_LEASE);
+    first.wait_ready();
+    first.create_topic("mine", 1, 1);
+    produce(&first, "mine", &values("mine", 10));
+    let mut second = Cluster::start_with(1, &backend, SHORT_LEASE);
+    says(&mut second, 1, &["another data folder", "consensus.etcd.prefix"]);
+    let (status, _) = http_get(second.node(1).http_port(), "/readyz").unwrap();
+    assert_ne!(status, 200);
+    produce(&first, "mine", &values("still mine", 10));
+    assert_eq!(topics(&first), ["mine"]);
+    assert_eq!(http_get(first.node(1).http_port(), "/readyz").unwrap().0, 200);
+}
+
+/// Makes a node of a cluster a mere broker.
+fn only_broker(cluster: &mut Cluster, id: u32) {
+    let path = cluster.node(id).properties().to_owned();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let change = |line: &str| match line.split_once('=') {
+        Some(("process.roles", _)) => "process.roles=broker".to_owned(),
+        Some(("listeners", listeners)) => {
+            let others = listeners.split(',').filter(|listener| !listener.starts_with("CONTROLLER"));
+            format!("listeners={}", others.collect::<Vec<_>>().join(","))
+        }
+        _ => line.to_owned(),
+    };
+    let lines: Vec<String> = text.lines().map(change).collect();
+    std::fs::write(path, lines.join("\n") + "\n").unwrap();
+    // It is no voter, on any node.
+    for id_of in cluster.ids() {
+        let path = cluster.node(id_of).properties().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let voter = |part: &str| part.starts_with(&format!("{id}@"));
+        let lines = text.lines().map(|line| match line.strip_prefix("controller.quorum.voters=") {
+            Some(voters) => {
+                let others: Vec<&str> = voters.split(',').filter(|part| !voter(part)).collect();
+                format!("controller.quorum.voters={}", others.join(","))
+            }
+            None => line.to_owned(),
+        });
+        std::fs::write(path, lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
+    }
+}
+
+#[test]
+fn a_full_etcd_an_ended_lease_and_a_dead_etcd_are_each_one_sentence_and_end_nobody_slowly() {
+    let mut etcd = EtcdServer::start();
+    let backend = place(std::slice::from_ref(&etcd));
+    let mut cluster = Cluster::prepare_with(2, &backend, SHORT_LEASE);
+    only_broker(&mut cluster, 2);
+    cluster.ids().into_iter().for_each(|id| cluster.node(id).start());
+    cluster.wait_ready();
+    let engine = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut direct = engine.block_on(etcd.client());
+    engine.block_on(direct.alarm(AlarmAction::Activate, AlarmType::Nospace, None)).unwrap();
+    says(&mut cluster, 1, &["etcd is full (NOSPACE)"]);
+    let bootstrap = cluster.node(1).address();
+    let create = |seconds: &str| {
+        let to = ["--bootstrap-server", bootstrap.as_str(), "--timeout", seconds];
+        quorate(&[&["topic", "create", "t", "--replication-factor", "1"], to.as_slice()].concat(), "")
+    };
+    assert!(!create("2").ok);
+    engine.block_on(direct.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None)).unwrap();
+    let created = create("30");
+    assert!(created.ok || created.stderr.contains("exists"), "{created:?}");
+    let leases = engine.block_on(direct.leases()).unwrap();
+    for lease in leases.leases() {
+        engine.block_on(direct.lease_revoke(lease.id())).unwrap();
+    }
+    says(&mut cluster, 1, &["etcd has ended the lease of this node"]);
+    cluster.node(1).wait_ready();
+    etcd.kill();
+    says(&mut cluster, 1, &["unreachable"]);
+    for id in [2, 1] {
+        let begun = Clock::system().now();
+        assert_eq!(cluster.node(id).terminate(), Some(0), "{}", cluster.node(id).log_tail());
+        let took = Clock::system().now().since(begun);
+        println!("node {id} stopped within {took:?}");
+        assert!(took < Duration::from_secs(2), "node {id} took {took:?}: {}", cluster.node(id).log_tail());
     }
 }

@@ -197,11 +197,10 @@ async fn a_node_that_does_not_campaign_reads_and_never_leads() {
     let mut quiet = config(2, &etcd.address(), "/q");
     quiet.campaigns = false;
     let reader = start(quiet, Resume::default()).await;
-    // Nobody else is there: whoever could lead would do so by now.
-    quorate_core::runtime::Clock::system().sleep(std::time::Duration::from_secs(1)).await;
-    assert!(reader.running.leader_events().last().is_none());
+    until("the reader has seen that nobody leads", || reader.status().quorum_contact_age.is_some()).await;
     let leader = fresh(1, &etcd.address(), "/q").await;
-    let (epoch, _) = leader.leads().await;
+    let (epoch, opened_at) = leader.leads().await;
+    assert_eq!((epoch, opened_at), (Epoch(1), LogIndex(1)), "nobody has led before");
     assert_eq!(leader.propose(epoch, "a").await, Ok(LogIndex(2)));
     assert_eq!(reader.applied(LogIndex(2)).await.data(), ["a"]);
     let voters: Vec<NodeId> = reader.status().voters.into_keys().collect();

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::{Client, Permission};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, ConnectOptions, Permission};
 use quorate_consensus_etcd::{Credentials, Etcd, Tls};
-use quorate_core::consensus::{Consensus as _, Leader, LogIndex, ProposeError, Resume};
+use quorate_core::{
+    consensus::{Consensus as _, Leader, LogIndex, ProposeError, Resume},
+    runtime::Clock,
+};
 use quorate_tests::{
     certificates::Certificates,
     etcd::{EtcdServer, Release},
@@ -86,6 +89,26 @@ async fn enable_users(client: &mut Client) {
     client.auth_enable().await.unwrap();
 }
 
+/// Waits until a token that is made now has run out. Each use of a token would keep it, so that each look has its own.
+async fn a_token_runs_out(etcd: &EtcdServer) {
+    let mut tokens = Vec::new();
+    for _ in 0..60 {
+        let options = ConnectOptions::new().with_user("broker", "secret");
+        tokens.push(Client::connect([etcd.address()], Some(options)).await.unwrap());
+    }
+    let mut tokens = tokens.into_iter();
+    within("a token runs out", async {
+        while let Some(mut client) = tokens.next() {
+            if client.get("/q/1/tail", None).await.is_err() {
+                return;
+            }
+            Clock::system().sleep(Duration::from_millis(100)).await;
+        }
+        panic!("no token has run out");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn wrong_missing_and_insufficient_credentials_are_named() {
     // Tokens that soon run out: the session outlives several.
@@ -100,11 +123,17 @@ async fn wrong_missing_and_insufficient_credentials_are_named() {
     missing.problem("demands a user").await;
     let guest = with_user(&etcd, 3, "guest", "secret").await;
     guest.problem("does not permit").await;
-    let right = with_user(&etcd, 4, "broker", "secret").await;
+    let mut patient = config(4, &etcd.address(), "/q");
+    // Its requests are so seldom that a token runs out between two of them.
+    patient.lease_ttl = Duration::from_secs(20);
+    patient.credentials = Some(Credentials { username: "broker".to_owned(), password: "secret".to_owned() });
+    let right = start(patient, Resume::default()).await;
     let (epoch, _) = right.leads().await;
-    for number in 0..30 {
-        assert!(right.propose(epoch, &number.to_string()).await.is_ok());
-        quorate_core::runtime::Clock::system().sleep(Duration::from_millis(100)).await;
+    for round in 0..2 {
+        let data = format!("token {round}");
+        within("a proposal", right.running.propose(epoch, data.clone().into())).await.unwrap();
+        a_token_runs_out(&etcd).await;
+        assert!(right.propose(epoch, &data).await.is_ok(), "the token is made anew");
     }
     assert_eq!(right.status().peers[0].problem, None);
     for node in [wrong, missing, guest] {
@@ -115,6 +144,8 @@ async fn wrong_missing_and_insufficient_credentials_are_named() {
 #[tokio::test]
 async fn a_full_etcd_is_named_refuses_writes_and_keeps_reads() {
     let etcd = EtcdServer::start_with(Release::Current, &["--quota-backend-bytes", "2097152"]);
+    let mut direct = etcd.client().await;
+    direct.put("/other", vec![1; 900_000], None).await.unwrap();
     let node = fresh(1, &etcd.address(), "/q").await;
     let (epoch, _) = node.leads().await;
     let mut index = LogIndex(1);
@@ -129,9 +160,30 @@ async fn a_full_etcd_is_named_refuses_writes_and_keeps_reads() {
     .await;
     assert_eq!(refused, ProposeError::Busy, "a refusal that is worth a retry");
     node.problem("NOSPACE").await;
-    assert_eq!(node.running.read_barrier().await, Ok(index));
+    assert_eq!(node.running.read_barrier().await, Ok(index), "what was refused is not there");
     assert_eq!(node.applied(index).await.entries.len() as u64, index.0);
     assert!(node.status().awaited().contains("NOSPACE"));
+    // What the operator is told to do helps.
+    let gone = direct.delete("/other", None).await.unwrap();
+    direct.compact(gone.header().unwrap().revision(), None).await.unwrap();
+    direct.defragment().await.unwrap();
+    let raised = direct.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
+    for alarm in raised.alarms() {
+        let mut member = AlarmOptions::new();
+        member.with_member(alarm.member_id());
+        direct.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
+    }
+    until("no problem", || node.status().peers.iter().all(|peer| peer.problem.is_none())).await;
+    // The defragmentation may have taken longer than the lease.
+    within("a proposal is taken", async {
+        loop {
+            let (epoch, _) = node.leads().await;
+            if node.propose(epoch, "there is room").await.is_ok() {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
