@@ -1,7 +1,7 @@
 # `make test` installs what the tests need and runs them; `make verify` runs every check and writes nothing but build
 # output; `make fix` mends what a tool can mend.
 .DEFAULT_GOAL := help
-.PHONY: help build deps test verify check format lint docs tidy fix simulate sanitize bench
+.PHONY: help build deps test verify check format lint docs tidy fix simulate conformance sanitize bench
 
 CARGO ?= cargo
 
@@ -42,6 +42,10 @@ fix: ## formats, and applies what clippy offers
 
 simulate: ## 2,000 fresh seeds of the simulator
 	SIMULATION_SEEDS=$$(date +%s)+2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
+
+conformance: deps build ## the full list of the conformance suite on every backend
+	$(CARGO) test --release --locked -p quorate-tests --test conformance --test raft
+	CONFORMANCE=full $(CARGO) test --release --locked -p quorate-tests --test processes -- --nocapture
 
 # C code is checked, and the host where it copies what C lends it, because its memory comes from the same checked heap.
 # Nothing is said about leaks: a host never unloads a library.

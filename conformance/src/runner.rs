@@ -19,7 +19,7 @@ pub struct Selection {
     pub nodes: Vec<usize>,
     /// Those of the full list too, and every size of each.
     pub full: bool,
-    /// Only the cases, or groups of cases, of these names, on each of their sizes; all, if empty.
+    /// Only these cases, on each of their sizes, and these groups of cases; all, if empty.
     pub named: Vec<String>,
 }
 
@@ -56,7 +56,8 @@ impl Selection {
         };
         let sized = |nodes: &usize| self.nodes.is_empty() || self.nodes.contains(nodes);
         let listed = |case: &'static Case| {
-            let sizes = if self.full || !self.named.is_empty() { case.nodes } else { case.short };
+            let all = self.full || self.named.iter().any(|name| case.name == name);
+            let sizes = if all { case.nodes } else { case.short };
             sizes.iter().copied().filter(sized).map(move |nodes| Run { case, nodes })
         };
         CASES.iter().filter(named).flat_map(listed).collect()

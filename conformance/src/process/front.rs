@@ -111,7 +111,7 @@ fn owner(address: SocketAddr, processes: &BTreeMap<NodeId, u32>) -> Option<NodeI
 }
 
 /// How often the kernel is asked who has connected: its table of sockets changes while it is read.
-const LOOKS: usize = 5;
+const LOOKS: usize = 20;
 
 async fn join(
     client: TcpStream,
