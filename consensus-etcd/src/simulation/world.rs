@@ -13,7 +13,7 @@ use quorate_core::{
     consensus::{
         Chain, Committed, Leader, LogId, LogIndex, NodeId, Resume, Running as _, Snapshot, SnapshotMeta,
     },
-    runtime::{Clock, RealDisk, RealNetwork, Rng, Runtime, TaskScope},
+    runtime::{Clock, RealDisk, Rng, Runtime, TaskScope, simulated::SimulatedNetwork},
 };
 
 use super::{
@@ -51,6 +51,8 @@ pub(super) struct World {
     rng: Rng,
     tasks: TaskScope,
     clients: TaskScope,
+    /// Between the nodes; nobody listens there.
+    network: SimulatedNetwork,
     model: Arc<Model>,
     links: BTreeMap<NodeId, Arc<Link>>,
     nodes: BTreeMap<NodeId, Node>,
@@ -63,8 +65,10 @@ impl World {
     pub(super) fn new(seed: u64, planted: Planted) -> Self {
         let (clock, rng, tasks) = (Clock::simulated(0).0, Rng::seeded(seed), TaskScope::single_threaded());
         let model = Model::new(clock.clone(), rng.clone(), tasks.clone(), planted);
+        let network = SimulatedNetwork::new(clock.clone(), rng.clone(), tasks.clone());
         let ids = || (1..=NODES).map(NodeId);
         let mut world = Self {
+            network,
             links: ids().map(|node| (node, Arc::default())).collect(),
             applied: ids().map(|node| (node, Arc::default())).collect(),
             nodes: BTreeMap::new(),
@@ -87,7 +91,7 @@ impl World {
             clock,
             rng,
             disk: Arc::new(RealDisk),
-            network: Arc::new(RealNetwork),
+            network: self.network.machine(&format!("node-{id}")),
             tasks: tasks.child(),
         };
         let endpoints = vec!["model:1".to_owned()];
