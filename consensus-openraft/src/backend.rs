@@ -193,8 +193,9 @@ impl Handle {
         let _one_at_a_time = peers.keeping.lock().await;
         let committed = self.shared.progress.borrow().committed;
         let kept = keep(&peers.parts, committed, snapshot, encode_members).await?;
-        // openraft lets go of the entries, as soon as no follower needs them.
-        if raft.trigger().snapshot().await.is_ok() {
+        // openraft lets go of the entries, as soon as no follower needs them. One that has arrived, and that openraft did not
+        // want, may be ahead of what it knows to be committed: that it is not told of.
+        if kept <= committed && raft.trigger().snapshot().await.is_ok() {
             let behind = LogIndex(kept.0.saturating_sub(self.shared.tail));
             let clock = &self.shared.clock;
             let deadline = clock.now().plus(self.shared.timings.election_max);

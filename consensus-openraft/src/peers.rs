@@ -268,6 +268,9 @@ impl Peers {
         if meta.index <= committed {
             return Ok(());
         }
+        if self.view().is_none_or(|view| view.term > vote.leader_id.term) {
+            return Err("it is of a leader that was replaced".to_owned());
+        }
         let file = self.parts.snapshots.publish(staged).await.map_err(|error| {
             self.shared.fail(error.to_string());
             error.to_string()
