@@ -89,8 +89,9 @@ pub const fn table<A: Author>() -> raw::Plugin {
 ///
 /// `new` takes a [`PluginConfig`] and returns a `Result` of something that implements
 /// [`Consensus`](quorate_core::consensus::Consensus), or of a
-/// [`StartError`](quorate_core::consensus::StartError). It is called within the node's own tokio runtime, so that
-/// `Runtime::real()` may be called; it must touch neither disk nor network. What the backend logs by `tracing` while it
+/// [`StartError`](quorate_core::consensus::StartError). It is called within a tokio runtime, so that `Runtime::real()`
+/// may be called, and twice: when the node is made, for what it refuses, and when it is started, for what runs. It must
+/// touch neither disk nor network. What the backend logs by `tracing` while it
 /// runs on that runtime appears in the broker's log.
 ///
 /// ```

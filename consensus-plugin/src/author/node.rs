@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use quorate_core::consensus::{Consensus, Resume, Running, StartError};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Author, incoming::Incoming, link::Link, log::ToHost, outgoing::Outgoing, readers::Readers};
@@ -25,7 +25,7 @@ const BLOCKING_MAX: Duration = Duration::from_secs(2);
 /// thread of its own drives from `start` on.
 pub(super) struct Node {
     link: Arc<Link>,
-    runtime: Handle,
+    runtime: OnceLock<Handle>,
     engine: Mutex<Engine>,
     running: Mutex<Option<Arc<dyn Running>>>,
     /// Cancelled when whatever is not answered yet is answered without the backend.
@@ -38,35 +38,33 @@ pub(super) struct Node {
     pub(super) incoming: Incoming,
 }
 
+/// The author's constructor.
+type Construct = fn(PluginConfig) -> Result<Box<dyn Consensus>, StartError>;
+
 enum Engine {
     /// Configured.
-    Idle(Runtime, Box<dyn Consensus>),
+    Idle(PluginConfig, Construct),
     /// Driven by a thread, which lets go of the sender when it ends.
     Driven(mpsc::Receiver<()>),
     Ended,
 }
 
 impl Node {
-    /// Makes a node from its configuration: no disk, no network, no thread.
+    /// Makes a node from its configuration: no disk, no network, no thread, and no file left open. A runtime with
+    /// clock and sockets has some, so that what refuses the configuration here is made anew for the start.
     pub(super) fn new<A: Author>(link: Link, config: &str) -> Result<Arc<Self>, StartError> {
         let config = PluginConfig::parse(config)?;
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| StartError::Storage(format!("no tokio runtime: {error}")))?;
-        let made = {
-            let _entered = runtime.enter();
-            A::construct(config)
+        let bare = Builder::new_current_thread().build().map_err(no_runtime)?;
+        let refused = {
+            let _entered = bare.enter();
+            A::construct(config.clone()).map(let_go)
         };
-        let idle = match made {
-            Ok(idle) => idle,
-            Err(error) => {
-                runtime.shutdown_background();
-                return Err(error);
-            }
-        };
+        bare.shutdown_background();
+        refused?;
         Ok(Arc::new(Self {
             link: Arc::new(link),
-            runtime: runtime.handle().clone(),
-            engine: Mutex::new(Engine::Idle(runtime, idle)),
+            runtime: OnceLock::new(),
+            engine: Mutex::new(Engine::Idle(config, A::construct)),
             running: Mutex::new(None),
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -103,7 +101,7 @@ impl Node {
             };
             node.complete(token, &answer);
         };
-        self.unanswered.spawn_on(task, &self.runtime);
+        self.run(task);
     }
 
     /// Runs `work` on the node's thread until it returns or the node is shut down.
@@ -115,7 +113,14 @@ impl Node {
                 () = stopping.cancelled() => {}
             }
         };
-        self.unanswered.spawn_on(task, &self.runtime);
+        self.run(task);
+    }
+
+    /// Nothing runs before the start.
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = self.runtime.get() {
+            self.unanswered.spawn_on(task, runtime);
+        }
     }
 
     pub(super) fn start(self: &Arc<Self>, token: u64, resume: Resume) {
@@ -138,9 +143,22 @@ impl Node {
     /// Starts the thread; the backend is given out to be started on it.
     fn drive(&self) -> Result<Box<dyn Consensus>, StartError> {
         let mut engine = self.engine.lock();
-        let Engine::Idle(runtime, idle) = std::mem::replace(&mut *engine, Engine::Ended) else {
+        let Engine::Idle(config, construct) = std::mem::replace(&mut *engine, Engine::Ended) else {
             return Err(StartError::Config("started a second time".to_owned()));
         };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+        let idle = {
+            let _entered = runtime.enter();
+            construct(config)
+        };
+        let idle = match idle {
+            Ok(idle) => idle,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        let handle = runtime.handle().clone();
         let (living, gone) = mpsc::channel();
         let (ended, dispatch) = (self.ended.clone(), tracing::Dispatch::new(ToHost(self.link.clone())));
         let body = move || {
@@ -151,15 +169,16 @@ impl Node {
         let thread = thread::Builder::new().name("consensus".to_owned()).spawn(body);
         thread.map_err(|error| StartError::Storage(format!("no thread to run on: {error}")))?;
         *engine = Engine::Driven(gone);
+        let _ = self.runtime.set(handle);
         Ok(idle)
     }
 
     pub(super) fn shutdown(self: &Arc<Self>, token: u64) {
-        if !matches!(*self.engine.lock(), Engine::Driven(_)) {
+        let Some(runtime) = self.runtime.get() else {
             return self.complete(token, &Answer::of(status::OK));
-        }
+        };
         let node = self.clone();
-        drop(self.runtime.spawn(async move {
+        drop(runtime.spawn(async move {
             let running = node.running();
             let shut = async {
                 if let Some(running) = running {
@@ -186,16 +205,15 @@ impl Node {
         let_go(running);
         let engine = std::mem::replace(&mut *self.engine.lock(), Engine::Ended);
         self.ended.cancel();
-        match engine {
-            Engine::Idle(runtime, idle) => {
-                let_go(idle);
-                runtime.shutdown_background();
-            }
+        if let Engine::Driven(gone) = engine {
             // Nothing is ever sent: the wait ends with the thread, or with the time.
-            Engine::Driven(gone) => drop(gone.recv_timeout(JOIN_MAX)),
-            Engine::Ended => {}
+            let _ = gone.recv_timeout(JOIN_MAX);
         }
     }
+}
+
+fn no_runtime(error: std::io::Error) -> StartError {
+    StartError::Storage(format!("no tokio runtime: {error}"))
 }
 
 /// Drops something of the author's, which may panic.
