@@ -2,17 +2,18 @@
 //! between two nodes as the lab says.
 //!
 //! One address a node, the same for all, because backends keep addresses in their log and hand them on. Who has
-//! connected is read from the kernel's table of sockets.
+//! connected is told by the address that the preloaded library binds; without that, by the kernel's table of sockets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
+use super::machine::node_of;
 use parking_lot::Mutex;
 use quorate_core::{consensus::NodeId, runtime::Clock};
 use tokio::{
@@ -64,14 +65,15 @@ impl Sky {
 
 /// The proxies of a lab.
 pub(super) struct Fronts {
+    lab: Ipv4Addr,
     pub(super) sky: Arc<watch::Sender<Sky>>,
     pub(super) processes: Processes,
     tasks: JoinSet<()>,
 }
 
 impl Fronts {
-    pub(super) fn new() -> Self {
-        Self { sky: Arc::default(), processes: Arc::default(), tasks: JoinSet::new() }
+    pub(super) fn new(lab: Ipv4Addr) -> Self {
+        Self { lab, sky: Arc::default(), processes: Arc::default(), tasks: JoinSet::new() }
     }
 
     /// Accepts at `front` for a node that listens at `behind`.
@@ -82,11 +84,16 @@ impl Fronts {
         behind: SocketAddr,
     ) -> io::Result<()> {
         let listener = TcpListener::bind(front).await?;
-        let (sky, processes) = (self.sky.clone(), self.processes.clone());
+        let (lab, sky, processes) = (self.lab, self.sky.clone(), self.processes.clone());
         self.tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, from)) = listener.accept().await {
-                connections.spawn(join(client, behind, from, node, (processes.clone(), sky.subscribe())));
+                let told = match from.ip() {
+                    IpAddr::V4(ip) => node_of(lab, ip),
+                    IpAddr::V6(_) => None,
+                };
+                let who = Who { address: from, told, processes: processes.clone() };
+                connections.spawn(join(client, behind, who, node, sky.subscribe()));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -111,25 +118,32 @@ fn owner(address: SocketAddr, processes: &BTreeMap<NodeId, u32>) -> Option<NodeI
 }
 
 /// How often the kernel is asked who has connected: its table of sockets changes while it is read.
-const LOOKS: usize = 20;
+const LOOKS: usize = 5;
 
-async fn join(
-    client: TcpStream,
-    behind: SocketAddr,
+/// Who has connected.
+struct Who {
     address: SocketAddr,
-    node: NodeId,
-    (processes, sky): (Processes, watch::Receiver<Sky>),
-) {
-    let clock = Clock::system();
-    let (mut from, to) = (None, Some(node));
-    for _ in 0..LOOKS {
-        let known = processes.lock().clone();
-        from = owner(address, &known);
-        if from.is_some() {
-            break;
+    /// What the address says by itself.
+    told: Option<NodeId>,
+    processes: Processes,
+}
+
+impl Who {
+    async fn node(&self) -> Option<NodeId> {
+        for _ in 0..LOOKS {
+            let known = self.processes.lock().clone();
+            let node = self.told.or_else(|| owner(self.address, &known));
+            if node.is_some() {
+                return node;
+            }
+            Clock::system().sleep(Duration::from_millis(3)).await;
         }
-        clock.sleep(Duration::from_millis(3)).await;
+        None
     }
+}
+
+async fn join(client: TcpStream, behind: SocketAddr, who: Who, node: NodeId, sky: watch::Receiver<Sky>) {
+    let (from, to) = (who.node().await, Some(node));
     let mut weather = sky.clone();
     if weather.wait_for(|sky| sky.passes(from, to) && sky.passes(to, from)).await.is_err() {
         return;

@@ -23,7 +23,7 @@ use super::{
     ProcessBackend,
     front::Fronts,
     link::{Link, Silence},
-    machine::Machine,
+    machine::{Machine, lab_address},
     remote::RemoteConsensus,
     shim::Cell,
     wire::{Answer, Call},
@@ -55,14 +55,13 @@ impl ProcessLab {
         let place = backend.folder.join(&name);
         fs::create_dir_all(&place)?;
         let [a, b, c, ..] = random.to_be_bytes();
-        // A network of its own on the loopback interface: fixed ports are free there.
-        let ip = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
+        let ip = lab_address([a, b, c]);
         let mut lab = Self {
             backend: backend.clone(),
             name,
             place,
             ip,
-            fronts: Fronts::new(),
+            fronts: Fronts::new(ip),
             listed: BTreeMap::new(),
             machines: BTreeMap::new(),
             traces: Arc::default(),

@@ -33,6 +33,8 @@ pub(super) struct Machine {
     pub(super) directory: Uuid,
     pub(super) listener: SocketAddr,
     pub(super) front: SocketAddr,
+    /// Where its connections come from.
+    source: Ipv4Addr,
     pub(super) shim: Option<Shim>,
     pub(super) link: Option<Arc<Link>>,
     /// Before the quorum outside.
@@ -47,6 +49,25 @@ pub(super) struct Machine {
 /// The ports of node 1; node n has the ones that are n-1 higher. Every lab has an address of its own.
 const LISTENER_PORT: u16 = 7001;
 const FRONT_PORT: u16 = 7101;
+
+/// The addresses of a lab are sixteen: its own is the second, node n's is the one that is n after that.
+const LAB_ADDRESSES: u8 = 16;
+
+/// A lab's own address out of three random bytes, on the loopback interface: fixed ports are free there.
+pub(super) fn lab_address([a, b, c]: [u8; 3]) -> Ipv4Addr {
+    Ipv4Addr::new(127, a.max(1), b, (c / LAB_ADDRESSES) * LAB_ADDRESSES + 1)
+}
+
+fn source(lab: Ipv4Addr, node: NodeId) -> Ipv4Addr {
+    let offset = u32::try_from(node.0).unwrap_or_default();
+    Ipv4Addr::from_bits(lab.to_bits().saturating_add(offset))
+}
+
+/// The node of a lab that a connection comes from, if its address says so.
+pub(super) fn node_of(lab: Ipv4Addr, from: Ipv4Addr) -> Option<NodeId> {
+    let offset = from.to_bits().checked_sub(lab.to_bits())?;
+    (1..u32::from(LAB_ADDRESSES) - 1).contains(&offset).then_some(NodeId(i32::try_from(offset).ok()?))
+}
 
 impl Machine {
     pub(super) fn new(place: &Path, ip: Ipv4Addr, node: NodeId, spoilable: bool) -> io::Result<Self> {
@@ -64,6 +85,7 @@ impl Machine {
             directory: Uuid::new_v4(),
             listener: (ip, LISTENER_PORT + offset).into(),
             front: (ip, FRONT_PORT + offset).into(),
+            source: source(ip, node),
             shim,
             link: None,
             external: Vec::new(),
@@ -80,7 +102,7 @@ impl Machine {
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).arg("--parent").arg(std::process::id().to_string());
         if let Some(shim) = &self.shim {
-            shim.preload(&mut command);
+            shim.preload(&mut command, self.source);
         }
         let log = File::options().create(true).append(true).open(self.log())?;
         let link = Link::spawn(command, backend, log)?;

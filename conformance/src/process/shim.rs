@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io,
+    net::Ipv4Addr,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -57,8 +58,9 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Makes a program that is started next a program with the library in it.
-    pub(super) fn preload(&self, command: &mut Command) {
+    /// Makes a program that is started next a program with the library in it, whose connections come from `source`.
+    pub(super) fn preload(&self, command: &mut Command, source: Ipv4Addr) {
+        command.env("QUORATE_SHIM_SOURCE", source.to_string());
         command.env("LD_PRELOAD", &self.library);
         command.env("QUORATE_SHIM_CONTROL", &self.control_path);
         command.env("QUORATE_SHIM_FOLDER", &self.folder);
