@@ -79,9 +79,7 @@ pub fn run_all(
         std::thread::scope(|scope| {
             for _ in 0..parallel {
                 scope.spawn(|| {
-                    loop {
-                        let next = queue.lock().pop_front();
-                        let Some((place, run)) = next else { return };
+                    while let Some((place, run)) = next(&queue) {
                         let outcome = run_one(run, backend);
                         progress(&outcome);
                         outcomes.lock().push((place, outcome));
@@ -93,6 +91,11 @@ pub fn run_all(
     let mut outcomes = std::mem::take(&mut *outcomes.lock());
     outcomes.sort_by_key(|(place, _)| *place);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Lets go of the queue before the run begins.
+fn next(queue: &Mutex<VecDeque<(usize, Run)>>) -> Option<(usize, Run)> {
+    queue.lock().pop_front()
 }
 
 fn run_one(run: Run, backend: &(dyn Fn(Run) -> Box<dyn Backend> + Sync)) -> Outcome {
