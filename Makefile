@@ -44,7 +44,7 @@ simulate: ## 2,000 fresh seeds of the simulator
 	SIMULATION_SEEDS=$$(date +%s)+2000 $(CARGO) test --release --locked -p quorate-tests --test simulation -- --nocapture
 
 conformance: deps build ## the full list of the conformance suite on every backend
-	$(CARGO) test --release --locked -p quorate-tests --test conformance --test raft
+	$(CARGO) test --release --locked -p quorate-tests --test conformance --test floor --test raft
 	CONFORMANCE=full $(CARGO) test --release --locked -p quorate-tests --test processes -- --nocapture
 
 # C code is checked, and the host where it copies what C lends it, because its memory comes from the same checked heap.
