@@ -98,7 +98,7 @@ impl Store for ModelStore {
     }
 
     async fn grant(&self, ttl_s: i64) -> Result<(Lease, i64), StoreError> {
-        let ttl = Duration::from_secs(u64::try_from(ttl_s).unwrap());
+        let ttl = Duration::from_secs(ttl_s.unsigned_abs());
         let lease = self.request(move |model| model.lease(&LeaseRequest::Grant(ttl))).await?;
         Ok((lease, ttl_s))
     }
