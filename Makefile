@@ -1,7 +1,7 @@
 # `make test` installs what the tests need and runs them; `make verify` runs every check and writes nothing but build
 # output; `make fix` mends what a tool can mend.
 .DEFAULT_GOAL := help
-.PHONY: help build deps test verify check format lint docs tidy fix simulate conformance sanitize bench
+.PHONY: help build deps test verify check format lint docs tidy fix simulate conformance sanitize bench backends
 
 CARGO ?= cargo
 
@@ -59,3 +59,8 @@ bench: ## measures against Apache Kafka from its jars; keep the machine otherwis
 	tests/install.sh bench
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) run --release --locked -p quorate-tests --bin measure
+
+backends: ## measures the consensus backends and writes docs/choosing-a-backend.md; keep the machine otherwise idle
+	tests/install.sh
+	$(CARGO) build --release --locked --workspace --bins --examples --lib
+	$(CARGO) run --release --locked -p quorate-tests --bin backends

@@ -3,7 +3,7 @@
 //! resumes by itself.
 #![expect(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use quorate_conformance::proxy::Proxy;
 use quorate_tests::{
@@ -151,21 +151,6 @@ fn with_the_replicas_the_promise_ends(backend: &Backend) {
     all_resumes(&mut cluster);
 }
 
-#[test]
-fn raftrs_voters_that_keep_no_records_may_die() {
-    voters_that_keep_no_records_may_die(&Backend::Raftrs);
-}
-
-#[test]
-fn raftrs_with_the_replicas_the_promise_ends() {
-    with_the_replicas_the_promise_ends(&Backend::Raftrs);
-}
-
-#[test]
-fn raftrs_may_be_cut_between_all_voters() {
-    voters_may_be_cut_off_from_each_other(&Backend::Raftrs);
-}
-
 /// The connections of the backend alone are cut; those of records and of requests to the controller stay.
 fn voters_may_be_cut_off_from_each_other(backend: &Backend) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -174,8 +159,10 @@ fn voters_may_be_cut_off_from_each_other(backend: &Backend) {
     for id in cluster.ids() {
         let properties = cluster.node(id).properties().to_owned();
         let mut text = std::fs::read_to_string(&properties).unwrap();
+        // A backend in the broker has its peers at their controller listeners, a library has listeners of its own.
+        let above = if matches!(backend, Backend::Library { .. }) { 4 } else { 1 };
         for other in cluster.ids().into_iter().filter(|other| *other != id) {
-            let real = format!("127.0.0.1:{}", cluster.node(other).port() + 1);
+            let real = format!("127.0.0.1:{}", cluster.node(other).port() + above);
             let proxy = runtime.block_on(Proxy::before(real.clone()));
             text = text.replace(&format!("{other}@{real}"), &format!("{other}@{}", proxy.address()));
             proxies.push(proxy);
@@ -191,20 +178,55 @@ fn voters_may_be_cut_off_from_each_other(backend: &Backend) {
     all_resumes(&mut cluster);
 }
 
-#[test]
-fn etcd_may_die() {
-    let mut etcd = EtcdServer::start();
-    let mut cluster = begin(Cluster::prepare_with(3, &Backend::etcd(&etcd.address()), SHORT_LAG));
-    etcd.kill();
-    creation_is_refused(&cluster, "during");
-    records_go_on(&cluster);
-    restarted_serves_its_image(&mut cluster, 2);
-    etcd.restart();
-    all_resumes(&mut cluster);
+/// What holds for every backend whose voters are nodes.
+macro_rules! voting {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn voters_that_keep_no_records_may_die() {
+                let folder = tempfile::tempdir().unwrap();
+                super::voters_that_keep_no_records_may_die(&$backend(folder.path()));
+            }
+
+            #[test]
+            fn voters_may_be_cut_off_from_each_other() {
+                let folder = tempfile::tempdir().unwrap();
+                super::voters_may_be_cut_off_from_each_other(&$backend(folder.path()));
+            }
+
+            #[test]
+            fn with_the_replicas_the_promise_ends() {
+                let folder = tempfile::tempdir().unwrap();
+                super::with_the_replicas_the_promise_ends(&$backend(folder.path()));
+            }
+        }
+    };
 }
 
-#[test]
-fn etcd_and_the_replicas_may_die() {
-    let etcd = EtcdServer::start();
-    with_the_replicas_the_promise_ends(&Backend::etcd(&etcd.address()));
+voting!(raftrs, |_: &Path| Backend::Raftrs);
+voting!(openraft, |_: &Path| Backend::Openraft);
+voting!(library, |folder: &Path| Backend::library(folder, "libraftrs_library.so"));
+
+mod etcd {
+    use super::*;
+
+    #[test]
+    fn etcd_itself_may_die() {
+        let mut etcd = EtcdServer::start();
+        let mut cluster = begin(Cluster::prepare_with(3, &Backend::etcd(&etcd.address()), SHORT_LAG));
+        etcd.kill();
+        creation_is_refused(&cluster, "during");
+        records_go_on(&cluster);
+        restarted_serves_its_image(&mut cluster, 2);
+        etcd.restart();
+        all_resumes(&mut cluster);
+    }
+
+    #[test]
+    fn with_the_replicas_the_promise_ends() {
+        let etcd = EtcdServer::start();
+        super::with_the_replicas_the_promise_ends(&Backend::etcd(&etcd.address()));
+    }
 }
