@@ -96,9 +96,8 @@ async fn a_token_runs_out(etcd: &EtcdServer) {
         let options = ConnectOptions::new().with_user("broker", "secret");
         tokens.push(Client::connect([etcd.address()], Some(options)).await.unwrap());
     }
-    let mut tokens = tokens.into_iter();
     within("a token runs out", async {
-        while let Some(mut client) = tokens.next() {
+        for mut client in tokens {
             if client.get("/q/1/tail", None).await.is_err() {
                 return;
             }
