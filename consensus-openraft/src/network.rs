@@ -1,6 +1,9 @@
 //! openraft's way to its peers.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use openraft::{
     OptionalSend, RaftNetwork, RaftNetworkFactory, Vote,
@@ -66,6 +69,9 @@ impl RaftNetwork<Types> for Connection {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        if self.peers.muted.load(Ordering::Relaxed) {
+            return Err(unreachable(self.node, "this node hears no quorum and is silent for a while").into());
+        }
         let term = rpc.vote.leader_id.term;
         let before = last_index(rpc.prev_log_id.as_ref());
         let end = rpc.entries.last().map_or(before, |last| last_index(Some(&last.log_id)));

@@ -1,6 +1,10 @@
 //! The other voters: what this node asks them, and what they ask of this node.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::{LeaderId, ServerState, Vote};
@@ -45,6 +49,8 @@ pub(crate) struct Peers {
     /// One snapshot is kept at a time, whether it was made here or arrived.
     pub(crate) keeping: tokio::sync::Mutex<()>,
     pub(crate) answering: Arc<Semaphore>,
+    /// Whether this node is to be silent as a leader, so that the others look for another one.
+    pub(crate) muted: AtomicBool,
 }
 
 /// openraft's state, as it was reported last.
@@ -97,6 +103,7 @@ impl Peers {
             snapshots_sent: Mutex::default(),
             keeping: tokio::sync::Mutex::new(()),
             answering: Arc::new(Semaphore::new(CALLS_UNDER_WAY)),
+            muted: AtomicBool::new(false),
         })
     }
 

@@ -6,7 +6,11 @@ mod command;
 mod founding;
 mod leaving;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use quorate_consensus_kit::{
     change::Change,
@@ -58,6 +62,8 @@ struct State {
     started: Moment,
     next_tick: Moment,
     next_beat: Moment,
+    /// Since when this node leads and hears no quorum.
+    unheard: Option<Moment>,
     /// The outcome of the question whether the others would vote for this node.
     canvass: Option<oneshot::Receiver<bool>>,
     change: Option<Change>,
@@ -91,6 +97,7 @@ impl State {
             started: now,
             next_tick: now,
             next_beat: now,
+            unheard: None,
             canvass: None,
             change: None,
             step: None,
@@ -170,6 +177,7 @@ impl Engine {
     /// Does everything that is due.
     fn drive(&mut self) {
         let now = self.runtime.clock.now();
+        self.mute(now);
         self.beat(now);
         self.announce(now);
         self.drive_campaign(now);
@@ -181,6 +189,25 @@ impl Engine {
     /// Whether openraft goes on. It writes to the disk itself, and says nothing while it waits for it.
     fn is_responsive(&self, now: Moment) -> bool {
         now.since(self.state.reported) < self.timings.election_min
+    }
+
+    /// A leader whom the others hear, and who hears nobody, would keep them from electing another one for ever. So it is
+    /// silent for longer than they wait, and then tries again for a while: if nobody else could be elected, it must be
+    /// heard.
+    fn mute(&mut self, now: Moment) {
+        let age = self.quorum_age(now);
+        if !self.state.view.leads || age.is_some_and(|age| age <= self.timings.election_min) {
+            self.state.unheard = None;
+            return self.peers.muted.store(false, Ordering::Relaxed);
+        }
+        let passed = now.since(*self.state.unheard.get_or_insert(now));
+        let turn = passed.as_millis() / self.timings.election_max.as_millis().max(1);
+        self.peers.muted.store(!turn.is_multiple_of(3), Ordering::Relaxed);
+    }
+
+    /// For a leader: how long ago a quorum answered; `None` if it never has.
+    fn quorum_age(&self, now: Moment) -> Option<Duration> {
+        self.state.view.quorum_age.map(|age| age + now.since(self.state.reported))
     }
 
     /// A leader says that it leads.
@@ -220,7 +247,7 @@ impl Engine {
     /// A leader has applied what opens its epoch, and a quorum has answered it so lately that no other node can lead:
     /// openraft itself leads for ever.
     fn own_leadership(&self, epoch: Epoch, now: Moment) -> Leader {
-        let age = self.state.view.quorum_age.map(|age| age + now.since(self.state.reported));
+        let age = self.quorum_age(now);
         let is_heard = age.is_some_and(|age| age + self.timings.tick() <= self.timings.election_min);
         match *self.opened.lock() {
             Some((opened, opened_at)) if opened == epoch && is_heard => Leader::Me { opened_at },

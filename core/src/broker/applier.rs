@@ -99,6 +99,10 @@ pub(super) async fn store(
         }
         let meta = match image_file::store(&broker.runtime, folder, &image, &broker.syncs).await {
             Ok(meta) => meta,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                tracing::error!(%error, "no space for the image of the metadata: the next change tries again");
+                continue;
+            }
             Err(error) => {
                 let folder = folder.display();
                 return broker

@@ -13,7 +13,7 @@ use crate::{
     ids::{PartitionId, TopicId, base64_id, parse_base64_id},
     log::{DiskHealth, Handles, LogParts, PageCache, parse_partition_folder, partition_folder},
     planted::{Bug, planted},
-    runtime::{Clock, Disk, Rng, Runtime, make_folder, read_file, replace_file},
+    runtime::{Clock, Disk, Open, Rng, Runtime, make_folder, read_file, replace_file},
 };
 
 const METADATA: &str = "partition.metadata";
@@ -126,8 +126,12 @@ impl Folders {
         Ok(found)
     }
 
-    /// The folder of a partition. What the checkpoints say of the name is forgotten with a folder that is new. Made if it is not there, in the directory with the fewest; another partition's of the
-    /// same name is taken away.
+    /// The folder of a partition. Made if it is not there, in the directory with the fewest; what the checkpoints say of
+    /// the name is forgotten with a folder that is new. Another partition's of the same name is taken away; one that
+    /// holds records and does not say whose is left alone.
+    ///
+    /// # Errors
+    /// As the system says, or a sentence of a folder that must be looked at.
     pub(super) fn place(&mut self, topic: &str, partition: PartitionId) -> io::Result<Place> {
         let name = partition_folder(topic, partition.index);
         let disk = self.disk.clone();
@@ -139,6 +143,13 @@ impl Folders {
             }
             if read_topic(&*disk, &path) == Some(partition.topic) || planted(Bug::FindsByName) {
                 return Ok(Place { path, directory: directory.clone() });
+            }
+            if read_topic(&*disk, &path).is_none() && holds_records(&*disk, &path)? {
+                return Err(io::Error::other(format!(
+                    "{} holds records, and its {METADATA} is missing or cannot be read: bring that file back, or move \
+                     the folder away",
+                    path.display()
+                )));
             }
             self.remove(&path)?;
         }
@@ -191,6 +202,16 @@ impl Folders {
         }
         if read_topic(self.disk(), path) == Some(topic) { self.remove(path) } else { Ok(()) }
     }
+}
+
+/// Whether a folder has a segment that is not empty.
+fn holds_records(disk: &dyn Disk, folder: &Path) -> io::Result<bool> {
+    for name in disk.list(folder)?.iter().filter(|name| name.ends_with(".log")) {
+        if disk.open(&folder.join(name), Open::Read)?.len()? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The topic whose folder it is; `None` if it does not say.
@@ -249,12 +270,26 @@ mod tests {
         found.sort();
         assert_eq!(found, [(partition(7, 0), first.clone()), (partition(7, 1), second)]);
 
-        disk.open(&first.join("00000000000000000000.log"), crate::runtime::Open::Write).unwrap();
+        disk.open(&first.join("00000000000000000000.log"), Open::Write).unwrap();
         folders.remove_partition("orders", partition(8, 0)).unwrap();
         assert!(disk.exists(&first), "another topic's folder stays");
         let again = folders.place("orders", partition(8, 0)).unwrap().path;
         assert_eq!(disk.list(&again).unwrap(), [METADATA], "a topic of the same name begins empty");
         folders.remove_partition("orders", partition(8, 0)).unwrap();
         assert!(!disk.exists(&again));
+    }
+    #[tokio::test]
+    async fn records_that_do_not_say_whose_they_are_are_left_alone() {
+        let (disk, runtime) = bench();
+        let mut folders = Folders::new(&runtime, &["/a".into()], PageCache::Kept);
+        let path = folders.place("orders", partition(7, 0)).unwrap().path;
+        disk.remove_file(&path.join(METADATA)).unwrap();
+        let segment = disk.open(&path.join("00000000000000000000.log"), Open::Write).unwrap();
+        segment.write_at(&mut [io::IoSlice::new(b"records")], 0).unwrap();
+        let problem = folders.place("orders", partition(7, 0)).map(|place| place.path).unwrap_err();
+        assert!(problem.to_string().contains("partition.metadata is missing"), "{problem}");
+        assert!(disk.exists(&path));
+        segment.set_len(0).unwrap();
+        assert_eq!(folders.place("orders", partition(7, 0)).unwrap().path, path, "a crash while it was made");
     }
 }

@@ -74,7 +74,8 @@ pub(super) async fn store(
     }
     {
         let _sync = syncs.begin(runtime.clock.now());
-        file.sync().await?;
+        // A sync that fails for lack of space has failed all the same: what it was for is lost.
+        file.sync().await.map_err(io::Error::other)?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(folder)?;
     }

@@ -1,7 +1,7 @@
 //! Makes what runs on this node what the metadata wants: replicas are opened, told what has changed for them, and taken
 //! away. Works on the difference of two images, on a thread of its own, because logs are opened and recovered here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Broker, folders::Folders};
 use crate::{
@@ -18,12 +18,52 @@ use crate::{
     },
     planted::{Bug, planted},
 };
+use thiserror::Error;
+
+/// Before a partition is made again that found no space.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a replica was not opened.
+#[derive(Debug, Error)]
+enum NotOpened {
+    /// There is no space; that may pass.
+    #[error("{0}")]
+    Full(String),
+    /// Worth no other try.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<io::Error> for NotOpened {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull => Self::Full(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<OpenError> for NotOpened {
+    fn from(error: OpenError) -> Self {
+        match &error {
+            OpenError::Disk(failure) if failure.source.kind() == io::ErrorKind::StorageFull => {
+                Self::Full(error.to_string())
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
 
 /// Follows the image until the node stops.
 pub(super) async fn run(broker: Arc<Broker>, folders: Folders) {
     let mut applied = broker.applied();
-    let mut reconciler =
-        Reconciler { broker: broker.clone(), folders, done: Arc::default(), left_over: Vec::new() };
+    let mut reconciler = Reconciler {
+        broker: broker.clone(),
+        folders,
+        done: Arc::default(),
+        left_over: Vec::new(),
+        full: BTreeSet::new(),
+    };
     match reconciler.folders.scan() {
         Ok(found) => reconciler.left_over = found,
         Err(error) => return broker.fail(&format!("the log directories cannot be read: {error}")),
@@ -34,6 +74,7 @@ pub(super) async fn run(broker: Arc<Broker>, folders: Folders) {
         tokio::select! { biased;
             () = broker.runtime.tasks.stopping() => break,
             changed = applied.changed() => if changed.is_err() { break },
+            () = broker.runtime.clock.sleep(RETRY), if !reconciler.full.is_empty() => reconciler.try_again(),
         }
     }
     for replica in broker.partitions.all() {
@@ -53,6 +94,8 @@ struct Reconciler {
     done: Arc<Image>,
     /// Folders that were there at the start and that nobody has asked for yet.
     left_over: Vec<(PartitionId, PathBuf)>,
+    /// Partitions that found no space.
+    full: BTreeSet<PartitionId>,
 }
 
 impl Reconciler {
@@ -116,10 +159,21 @@ impl Reconciler {
         self.left_over.retain(|(found, _)| *found != partition);
         match self.try_open(image, topic, partition) {
             Ok(replica) => {
+                self.full.remove(&partition);
                 self.broker.partitions.insert(replica.clone());
                 Some(replica)
             }
-            Err(reason) => {
+            Err(NotOpened::Full(reason)) => {
+                if self.full.insert(partition) {
+                    tracing::error!(
+                        "{}-{} is not opened for now: {reason}; free some space in the log directory",
+                        topic.name,
+                        partition.index
+                    );
+                }
+                None
+            }
+            Err(NotOpened::Failed(reason)) => {
                 let reason = format!("{}-{} cannot be opened: {reason}", topic.name, partition.index);
                 self.broker.fail(&reason);
                 None
@@ -132,9 +186,9 @@ impl Reconciler {
         image: &Image,
         topic: &Topic,
         partition: PartitionId,
-    ) -> Result<Arc<Replica>, String> {
+    ) -> Result<Arc<Replica>, NotOpened> {
         let settings = self.settings(image, topic);
-        let place = self.folders.place(&topic.name, partition).map_err(|error| error.to_string())?;
+        let place = self.folders.place(&topic.name, partition)?;
         let directory = &place.directory;
         let kept = directory.checkpoints.find(&topic.name, partition.index);
         let opening = Opening {
@@ -143,8 +197,8 @@ impl Reconciler {
             page_cache: self.folders.page_cache,
             rewrite: self.folders.rewrite,
         };
-        let opened = Log::open(&place.path, settings.log, &self.folders.parts(directory), opening);
-        let (mut log, recovery) = opened.map_err(|error: OpenError| error.to_string())?;
+        let (mut log, recovery) =
+            Log::open(&place.path, settings.log, &self.folders.parts(directory), opening)?;
         if planted(Bug::OpensShort) && log.end_offset() > log.start_offset() {
             let _ = log.truncate_to(crate::ids::Offset(log.end_offset().0 - 1));
         }
@@ -165,11 +219,28 @@ impl Reconciler {
         };
         let place = (self.broker.node(), self.broker.runtime.clock.clone());
         let replica = Replica::new(partition, topic.name.clone(), log, settings, place, duties)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| NotOpened::Failed(error.to_string()))?;
         if let Some(high_watermark) = kept.high_watermark {
             replica.resume_high_watermark(high_watermark);
         }
         Ok(replica)
+    }
+
+    /// Tries what found no space, as the image has it now.
+    fn try_again(&mut self) {
+        let image = self.done.clone();
+        for partition in self.full.clone() {
+            let topic = image.topics.get(&partition.topic);
+            let wanted = image.partition(partition);
+            match (topic, wanted, usize::try_from(partition.index)) {
+                (Some(topic), Some(wanted), Ok(index)) if wanted.has_replica(self.broker.node()) => {
+                    self.make(&image, topic, index, wanted);
+                }
+                _ => {
+                    self.full.remove(&partition);
+                }
+            }
+        }
     }
 
     /// From here on nothing of the partition is served.

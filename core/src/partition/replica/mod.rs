@@ -86,6 +86,8 @@ struct State {
     producers: Producers,
     high_watermark: Offset,
     role: Role,
+    /// The log was damaged when it was opened, and this replica has followed nobody since.
+    opened_damaged: bool,
 }
 
 enum Role {
@@ -123,7 +125,8 @@ impl Replica {
         };
         log.reconfigure(settings.log);
         let high_watermark = log.start_offset();
-        let state = State { log, producers, high_watermark, role: Role::None };
+        let opened_damaged = matches!(log.unusable(), Some(Unusable::Damaged(_)));
+        let state = State { log, producers, high_watermark, role: Role::None, opened_damaged };
         let progress = watch::Sender::new(state.progress());
         Ok(Arc::new(Self {
             partition,
@@ -223,12 +226,16 @@ impl Replica {
 
     /// Cuts a damaged log where it is damaged, if nobody counts on what lies behind: this replica is in no ISR and
     /// follows somebody who has it.
+    ///
+    /// Only what was damaged when this process opened it: a replica that has fetched in this registration may be about to
+    /// join the ISR, without this node's image saying so yet, and would be counted on for what is cut. After a restart
+    /// such a change is refused, because it names the registration before.
     fn repair(&self, state: &mut State, wanted: &Partition) {
-        let damaged = matches!(state.log.unusable(), Some(Unusable::Damaged(_)));
         let counts = wanted.isr.contains(&self.node) || wanted.elr.contains(&self.node);
-        if !damaged || counts || !wanted.has_leader() || wanted.leader == self.node {
+        if !state.opened_damaged || counts || !wanted.has_leader() || wanted.leader == self.node {
             return;
         }
+        state.opened_damaged = false;
         let cut = state.log.discard_damage();
         match cut.map(|_| state.log.load_producers()) {
             Ok(Ok(producers)) => {
@@ -296,8 +303,13 @@ impl Replica {
         let settings = self.settings.load();
         let mut guard = self.state.lock();
         let (own_end, high_watermark) = (guard.own_end(&settings), guard.high_watermark);
+        // Whoever cannot read its log cannot tell who has fallen behind it: others may go on without it, not it without
+        // them.
+        let is_usable = guard.log.unusable().is_none();
         if let Role::Leader(leader) = &mut guard.role {
-            leader.shrink(own_end, now);
+            if is_usable {
+                leader.shrink(own_end, now);
+            }
             if !planted(Bug::UnfencedStaysOut) {
                 leader.expand(high_watermark);
             }
