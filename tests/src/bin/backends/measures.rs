@@ -16,7 +16,7 @@ use super::{
     prober::{GIVEN_UP, TOPIC, next_change, rate},
 };
 
-const REPEATS: usize = 5;
+const REPEATS: usize = 3;
 /// Clients that propose at once.
 const CLIENTS: u64 = 32;
 const RATE_SECONDS: u64 = 5;
