@@ -142,7 +142,9 @@ async fn wrong_missing_and_insufficient_credentials_are_named() {
 
 #[tokio::test]
 async fn a_full_etcd_is_named_refuses_writes_and_keeps_reads() {
-    let etcd = EtcdServer::start_with(Release::Current, &["--quota-backend-bytes", "2097152"]);
+    // etcd knows its size as of the last batch; with larger batches what is freed below would not be enough.
+    let quota = ["--quota-backend-bytes", "2097152", "--backend-batch-limit", "1"];
+    let etcd = EtcdServer::start_with(Release::Current, &quota);
     let mut direct = etcd.client().await;
     direct.put("/other", vec![1; 900_000], None).await.unwrap();
     let node = fresh(1, &etcd.address(), "/q").await;
