@@ -304,6 +304,14 @@ fn what_is_wrong_with_etcd_is_said_in_one_sentence() {
     let mut cluster = Cluster::start(3, &Backend::etcd(&etcd.address()));
     cluster.wait_ready();
     cluster.create_topic("outage", 1, 3);
+    // Who has not heard of the topic by then will not before etcd is back.
+    for id in cluster.ids() {
+        let address = cluster.node(id).address();
+        wait_for("every broker to know the topic", Duration::from_secs(20), || {
+            let listed = run(Command::new("kcat").args(["-L", "-b", &address]), "", Duration::from_secs(20));
+            listed.stdout.contains("\"outage\" with 1 partitions").then_some(())
+        });
+    }
     etcd.kill();
     let lines: String = (0..100).map(|number| format!("{number}:value {number}\n")).collect();
     kcat_produce(&cluster.bootstrap(), "outage", 0, &[], &lines);
