@@ -162,7 +162,7 @@ fn faults(candidate: &Candidate, etcd: &str) -> (u64, u64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("config.json");
     let options = match (candidate.fresh)() {
-        Backend::Etcd { .. } => serde_json::json!({ "endpoints": [format!("http://{etcd}")] }),
+        Backend::Etcd { .. } => serde_json::json!({ "endpoints": format!("http://{etcd}") }),
         _ => serde_json::json!({}),
     };
     fs::write(&config, serde_json::json!({ "options": options }).to_string()).expect("a file");
