@@ -91,6 +91,7 @@ pub(super) async fn store(
         };
         let Some(ToStore { image, why }) = image else { return };
         let folder = &broker.config.metadata_dir;
+        let writing = broker.image_writing.lock().await;
         if why == Why::LogEnds {
             if let Err(error) = image_file::keep(&broker.runtime, folder, &image, &broker.syncs).await {
                 tracing::error!(%error, "the last image of the metadata was not written");
@@ -109,6 +110,7 @@ pub(super) async fn store(
                     .fail_sync(&format!("cannot write the image of the metadata in {folder}: {error}"));
             }
         };
+        drop(writing);
         if why == Why::Rest {
             continue;
         }

@@ -83,6 +83,8 @@ pub struct Broker {
     facts: OnceLock<NodeFacts>,
     outcomes: outcomes::Outcomes,
     producer_ids: producer_ids::ProducerIds,
+    /// Held while an image is written: the applier's and the one of an orderly stop have one temporary file.
+    image_writing: tokio::sync::Mutex<()>,
     leadership: ArcSwapOption<controller::Leadership>,
     controller_at: watch::Sender<ControllerAt>,
     link: forward::Link,
@@ -149,6 +151,7 @@ impl Broker {
             partitions: Partitions::default(),
             outcomes: outcomes::Outcomes::default(),
             producer_ids: producer_ids::ProducerIds::default(),
+            image_writing: tokio::sync::Mutex::default(),
             leadership: ArcSwapOption::empty(),
             controller_at: watch::Sender::default(),
             link: forward::Link::default(),

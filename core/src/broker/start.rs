@@ -210,6 +210,7 @@ impl Started {
     async fn keep_image(&self) {
         let broker = &self.broker;
         let (folder, image) = (&broker.config.metadata_dir, broker.image_arc());
+        let _writing = broker.image_writing.lock().await;
         if let Err(error) = image_file::keep(&broker.runtime, folder, &image, &broker.syncs).await {
             tracing::warn!(%error, "the newest image of the metadata was not written: the next start reads the log");
         }
