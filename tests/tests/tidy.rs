@@ -174,6 +174,16 @@ fn every_crate_of_the_workspace_inherits_the_lints() {
     }
 }
 
+#[test]
+fn cargo_run_knows_that_the_broker_is_meant() {
+    let workspace = tracked(&["Cargo.toml"]).into_iter().find(|(name, _)| name == "Cargo.toml");
+    let (_, text) = workspace.expect("the workspace");
+    assert!(
+        text.contains("default-members = [\"server\"]"),
+        "the README's first command would ask which binary"
+    );
+}
+
 /// Where code may be `unsafe`; everything else stays within what the compiler checks.
 const UNSAFE_ROOMS: [&str; 1] = ["consensus-plugin/"];
 
